@@ -1,0 +1,40 @@
+use crate::contenders::WHARF;
+use crate::lane::Field;
+use crate::runtime::Arena;
+use crate::table::{Table, cell};
+use crate::verdict::{Bound, Verdicts};
+
+use super::remark;
+
+/// Enough for one task, too few for sixteen that hold across a yield.
+const RESOURCES: usize = 4;
+const ONE: usize = 1;
+const MANY: usize = 16;
+
+pub fn run(field: &Field, verdicts: &mut Verdicts) {
+    let arena = Arena::one_worker();
+    let mut lanes = field.who_can_wait(&arena, RESOURCES);
+    let mut wharf = (None, None);
+    let mut table = Table::new(&["", "not waiting", "waiting", ""]);
+    for lane in &mut lanes {
+        let mut per_cycle = |tasks| {
+            let counted = lane.run(|pool| pool.allocations(&arena, tasks));
+            counted.map(|allocations| allocations.per_cycle())
+        };
+        let (idle, waiting) = (per_cycle(ONE), per_cycle(MANY));
+        let shown = |figure: Option<f64>| cell(figure.map(|count| format!("{count:.4}")));
+        table.row(vec![
+            lane.name.into(),
+            shown(idle),
+            shown(waiting),
+            remark(lane),
+        ]);
+        if lane.name == WHARF {
+            wharf = (idle, waiting);
+        }
+    }
+    table.print();
+
+    verdicts.must(wharf.0, Bound::AtMost(0.0), "allocations, not waiting");
+    verdicts.must(wharf.1, Bound::AtMost(0.0), "allocations, waiting");
+}

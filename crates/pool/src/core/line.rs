@@ -1,0 +1,348 @@
+//! The waiter map: tickets in arrival order, each with its deadline. Pushing, popping and
+//! cancelling are O(1) and allocate nothing once the map is warm.
+//!
+//! Two lists run through one slab. `order` is the line itself. `timed` is the part of it that
+//! waits with the pool's own timeout and was pushed at the tail, so that its deadlines come in
+//! the order of the list. The rest, those with a timeout of their own and those that rejoined,
+//! keep their deadlines in an ordered set.
+
+use std::{collections::BTreeSet, task::Waker};
+
+use super::Moment;
+use crate::slots::{Handoffs, NEVER};
+
+/// A waiter's place in the map. Not copied: whoever has it owns the waiter's hand-off cell.
+#[derive(Debug)]
+pub(crate) struct Ticket {
+    pub(crate) index: u32,
+    pub(crate) arrival: Arrival,
+}
+
+/// The position in which a `get` arrived. It keeps it when it has to wait again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Arrival(pub(crate) u64);
+
+/// How long a waiter waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// The pool's own timeout, counted from now.
+    Usual,
+    /// A deadline of its own; `NEVER` for none.
+    Until(Moment),
+}
+
+const ORDER: usize = 0;
+const TIMED: usize = 1;
+
+#[derive(Debug, Default)]
+pub(super) struct Line {
+    entries: Vec<Entry>,
+    free: Vec<u32>,
+    order: List<ORDER>,
+    timed: List<TIMED>,
+    /// Deadlines of the waiters that are not in `timed`, where they have one.
+    others: BTreeSet<(Moment, u32)>,
+    len: usize,
+}
+
+#[derive(Debug)]
+struct Entry {
+    arrival: Arrival,
+    since: Moment,
+    deadline: Moment,
+    in_line: bool,
+    /// Absent for a waiter that has been woken to look around.
+    waker: Option<Waker>,
+    is_timed: bool,
+    links: [Links; 2],
+}
+
+/// A waiter that left the line.
+#[derive(Debug)]
+pub(super) struct Left {
+    pub(super) index: u32,
+    pub(super) since: Moment,
+    pub(super) waker: Option<Waker>,
+}
+
+/// A waiter to add.
+#[derive(Debug)]
+pub(super) struct Joining {
+    pub(super) arrival: Arrival,
+    pub(super) since: Moment,
+    pub(super) deadline: Moment,
+    /// The deadline is the pool's timeout from now, so no earlier than any in `timed`.
+    pub(super) usual: bool,
+    pub(super) waker: Option<Waker>,
+}
+
+impl Line {
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The arrival of the oldest waiter.
+    pub(super) fn first_arrival(&self) -> Option<Arrival> {
+        Some(self.entries[self.order.first()?].arrival)
+    }
+
+    /// When the oldest waiter began to wait, and its deadline.
+    pub(super) fn first(&self) -> Option<(u32, Moment, Moment)> {
+        let index = self.order.first()?;
+        let entry = &self.entries[index];
+        Some((index as u32, entry.since, entry.deadline))
+    }
+
+    /// Whether another waiter fits into the map.
+    pub(super) fn has_room(&mut self, handoffs: &Handoffs) -> bool {
+        if self.free.is_empty() {
+            handoffs.reclaim(|index| self.free.push(index));
+        }
+        !self.free.is_empty() || self.entries.len() < crate::slots::MAX_LEN as usize
+    }
+
+    /// Adds a waiter at the place its arrival gives it, which is the tail for all but those that
+    /// wait again.
+    pub(super) fn join(&mut self, joining: Joining, handoffs: &Handoffs) -> Ticket {
+        let arrival = joining.arrival;
+        let at_tail = self
+            .order
+            .last()
+            .is_none_or(|last| self.entries[last].arrival < arrival);
+        let timed = joining.usual && at_tail && joining.deadline != NEVER;
+        let deadline = joining.deadline;
+        let index = self.allocate(joining, timed, handoffs);
+
+        if at_tail {
+            self.order.push_back(&mut self.entries, index);
+        } else {
+            let next = self.first_after(arrival);
+            self.order.insert_before(&mut self.entries, index, next);
+        }
+        if timed {
+            self.timed.push_back(&mut self.entries, index);
+        } else if deadline != NEVER {
+            self.others.insert((deadline, index as u32));
+        }
+        self.len += 1;
+        Ticket {
+            index: index as u32,
+            arrival,
+        }
+    }
+
+    /// Takes the oldest waiter out of the line. Its cell stays its own until it is given back.
+    pub(super) fn pop(&mut self) -> Option<Left> {
+        let index = self.order.first()? as u32;
+        self.leave(index)
+    }
+
+    /// Takes a waiter out of the line, if it is there.
+    pub(super) fn leave(&mut self, index: u32) -> Option<Left> {
+        let at = index as usize;
+        if !std::mem::take(&mut self.entries[at].in_line) {
+            return None;
+        }
+        let waker = self.entries[at].waker.take();
+        self.order.remove(&mut self.entries, at);
+        let entry = &self.entries[at];
+        let (since, deadline) = (entry.since, entry.deadline);
+        if entry.is_timed {
+            self.timed.remove(&mut self.entries, at);
+        } else if deadline != NEVER {
+            self.others.remove(&(deadline, index));
+        }
+        self.len -= 1;
+        Some(Left {
+            index,
+            since,
+            waker,
+        })
+    }
+
+    /// Frees the cell of a ticket that left the line and will never be asked about again.
+    pub(super) fn free(&mut self, index: u32) {
+        debug_assert!(
+            !self.entries[index as usize].in_line,
+            "bug: freed while in line"
+        );
+        self.free.push(index);
+    }
+
+    /// Puts another waker in place, and returns the one that is not needed: the old one, or the
+    /// new one if the waiter is no longer in line.
+    pub(super) fn replace_waker(&mut self, index: u32, waker: Waker) -> Option<Waker> {
+        let entry = &mut self.entries[index as usize];
+        if entry.in_line {
+            entry.waker.replace(waker)
+        } else {
+            Some(waker)
+        }
+    }
+
+    /// The waiter whose deadline comes first, and that deadline.
+    pub(super) fn next_deadline(&self) -> Option<(Moment, u32)> {
+        let timed = self
+            .timed
+            .first()
+            .map(|at| (self.entries[at].deadline, at as u32));
+        let other = self.others.first().copied();
+        match (timed, other) {
+            (Some(timed), Some(other)) => Some(timed.min(other)),
+            (timed, other) => timed.or(other),
+        }
+    }
+
+    /// Takes the wakers of all that wait, in order. Each gives a new one when it is polled.
+    pub(super) fn take_wakers(&mut self) -> impl Iterator<Item = Waker> {
+        let mut at = self.order.first();
+        std::iter::from_fn(move || {
+            let entry = &mut self.entries[at?];
+            at = entry.next_in::<ORDER>();
+            Some(entry.waker.take())
+        })
+        .flatten()
+    }
+
+    fn first_after(&self, arrival: Arrival) -> usize {
+        let mut at = self.order.first();
+        while let Some(index) = at {
+            if self.entries[index].arrival > arrival {
+                return index;
+            }
+            at = self.entries[index].next_in::<ORDER>();
+        }
+        unreachable!("bug: the tail arrived later, so some waiter did")
+    }
+
+    fn allocate(&mut self, joining: Joining, is_timed: bool, handoffs: &Handoffs) -> usize {
+        let entry = Entry {
+            arrival: joining.arrival,
+            since: joining.since,
+            deadline: joining.deadline,
+            in_line: true,
+            waker: joining.waker,
+            is_timed,
+            links: [Links::default(); 2],
+        };
+        if self.free.is_empty() {
+            handoffs.reclaim(|index| self.free.push(index));
+        }
+        if let Some(index) = self.free.pop() {
+            self.entries[index as usize] = entry;
+            return index as usize;
+        }
+        self.entries.push(entry);
+        handoffs.grow(self.entries.len() as u32);
+        self.entries.len() - 1
+    }
+
+    /// Walks both lists and compares them with the counts.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn assert_consistent(&self) {
+        let mut count = 0;
+        let mut last = None;
+        let mut at = self.order.first();
+        while let Some(index) = at {
+            let entry = &self.entries[index];
+            assert!(entry.in_line);
+            assert!(last < Some(entry.arrival), "the line is out of order");
+            last = Some(entry.arrival);
+            count += 1;
+            at = entry.next_in::<ORDER>();
+        }
+        assert_eq!(count, self.len);
+
+        let mut last = 0;
+        let mut at = self.timed.first();
+        let mut timed = 0;
+        while let Some(index) = at {
+            let entry = &self.entries[index];
+            assert!(entry.is_timed && entry.in_line);
+            assert!(last <= entry.deadline, "the timed list is out of order");
+            last = entry.deadline;
+            timed += 1;
+            at = entry.next_in::<TIMED>();
+        }
+        assert!(timed + self.others.len() <= self.len);
+    }
+}
+
+/// An entry's neighbours in a list, as index + 1; 0 for none.
+#[derive(Debug, Default, Clone, Copy)]
+struct Links {
+    prev: u32,
+    next: u32,
+}
+
+impl Entry {
+    fn next_in<const CHAIN: usize>(&self) -> Option<usize> {
+        decode(self.links[CHAIN].next)
+    }
+}
+
+/// A doubly linked list through the slab, along the links number `CHAIN` of its entries.
+#[derive(Debug, Default)]
+struct List<const CHAIN: usize> {
+    head: u32,
+    tail: u32,
+}
+
+impl<const CHAIN: usize> List<CHAIN> {
+    fn first(&self) -> Option<usize> {
+        decode(self.head)
+    }
+
+    fn last(&self) -> Option<usize> {
+        decode(self.tail)
+    }
+
+    fn push_back(&mut self, entries: &mut [Entry], at: usize) {
+        entries[at].links[CHAIN] = Links {
+            prev: self.tail,
+            next: 0,
+        };
+        match decode(self.tail) {
+            Some(tail) => entries[tail].links[CHAIN].next = encode(at),
+            None => self.head = encode(at),
+        }
+        self.tail = encode(at);
+    }
+
+    fn insert_before(&mut self, entries: &mut [Entry], at: usize, next: usize) {
+        let prev = entries[next].links[CHAIN].prev;
+        entries[at].links[CHAIN] = Links {
+            prev,
+            next: encode(next),
+        };
+        entries[next].links[CHAIN].prev = encode(at);
+        match decode(prev) {
+            Some(prev) => entries[prev].links[CHAIN].next = encode(at),
+            None => self.head = encode(at),
+        }
+    }
+
+    fn remove(&mut self, entries: &mut [Entry], at: usize) {
+        let Links { prev, next } = std::mem::take(&mut entries[at].links[CHAIN]);
+        match decode(prev) {
+            Some(prev) => entries[prev].links[CHAIN].next = next,
+            None => self.head = next,
+        }
+        match decode(next) {
+            Some(next) => entries[next].links[CHAIN].prev = prev,
+            None => self.tail = prev,
+        }
+    }
+}
+
+fn encode(index: usize) -> u32 {
+    index as u32 + 1
+}
+
+fn decode(link: u32) -> Option<usize> {
+    link.checked_sub(1).map(|index| index as usize)
+}

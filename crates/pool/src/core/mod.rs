@@ -1,0 +1,1078 @@
+//! What the pool decides: who gets which resource, when one is created, when one must go.
+//!
+//! No tokio, no clock, no spawning and no user code: time is an argument, and what is to be done
+//! comes out as [`Effect`]s. The rule of use: take the lock, give one command, release the lock,
+//! carry out the effects. The core's state is
+//!
+//! ```text
+//!             start creating                landed
+//!   vacant ───────────────────▶ creating ────────────▶ live (idle, leased or reserved)
+//!     ▲ ▲                          │                     │
+//!     │ └── failed, abandoned ─────┘                     │ retire
+//!     │                 destroyed                        ▼
+//!     └───────────────────────────────────────────── closing
+//! ```
+//!
+//! creating + live + closing never exceeds `max_active`, except that after a `resize` downwards
+//! the surplus leaves as it comes back, before anybody else is served.
+
+mod backoff;
+mod line;
+mod shedding;
+mod shelf;
+mod timings;
+
+pub use backoff::Backoff;
+pub use shedding::Shedding;
+
+pub(crate) use line::{Arrival, Patience, Ticket};
+pub(crate) use shelf::{Look, Shelf, flag};
+pub(crate) use timings::{Timing, Timings};
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap},
+    task::Waker,
+    time::Duration,
+};
+
+use line::{Joining, Line};
+use shedding::CoDel;
+use smallvec::SmallVec;
+
+use crate::{
+    slots::{Held, NEVER, Pickup},
+    sync::Ordering,
+};
+
+/// Nanoseconds since the pool's birth.
+pub(crate) type Moment = u64;
+
+pub(crate) fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(NEVER)
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Limits {
+    pub(crate) max_active: u32,
+    pub(crate) min_idle: u32,
+    /// `u32::MAX` for none.
+    pub(crate) max_idle: u32,
+    pub(crate) max_waiters: usize,
+    pub(crate) max_creating: u32,
+    /// `NEVER` for none.
+    pub(crate) wait_timeout: u64,
+    /// In an outage, callers fail at once rather than wait.
+    pub(crate) fail_fast: bool,
+    pub(crate) backoff: Backoff,
+    pub(crate) shedding: Option<Shedding>,
+    /// How long the coarse clock may stand while the pool is in use.
+    pub(crate) epoch: u64,
+}
+
+/// `C` is the cause of a failure to create, shared by all who hear of it.
+pub(crate) struct Core<C> {
+    limits: Limits,
+    line: Line,
+    /// What became of waiters that were refused, until they come to hear of it.
+    refusals: HashMap<u32, Refusal<C>>,
+    next_arrival: u64,
+    /// Lowest first, so that few slots are in use under light load.
+    vacant: BinaryHeap<Reverse<Held>>,
+    creating: u32,
+    live: u32,
+    /// Those of the live that upkeep holds.
+    reserved: u32,
+    closing: u32,
+    health: Health<C>,
+    /// The last failure to create, and when.
+    last_failure: Option<(Moment, C)>,
+    /// No creation for `min_idle` before this, after one was refused.
+    refill_at: Moment,
+    refused_refills: u32,
+    codel: Option<CoDel>,
+    closed: bool,
+    drained: bool,
+    pressed: bool,
+    generation: u64,
+    /// When the coarse clock is to be advanced; none while it stands.
+    epoch_end: Option<Moment>,
+    /// When upkeep will look next.
+    armed: Moment,
+    /// The gate's flags as last set.
+    flags: u64,
+    random: fastrand::Rng,
+    pub(crate) counters: Counters,
+    pub(crate) timings: Timings,
+}
+
+enum Health<C> {
+    Up,
+    Down(Outage<C>),
+}
+
+struct Outage<C> {
+    since: Moment,
+    /// Probes that failed, the failure that began the outage included.
+    attempt: u32,
+    probe_at: Moment,
+    probing: bool,
+    cause: C,
+}
+
+/// What the shell has to do after it has released the lock.
+#[derive(Debug)]
+pub(crate) enum Effect<C> {
+    /// Wake a waiter; what it gets is in its cell.
+    Wake(Waker),
+    /// Create a resource for this slot, in a task of its own.
+    Create(Held, Errand),
+    /// Take the resource out of this slot and destroy it, in a task of its own.
+    Destroy(Held, Retirement),
+    /// Upkeep must look earlier than it meant to.
+    Rearm,
+    /// The pool is closed and empty.
+    Drained,
+    WentDown {
+        cause: C,
+        attempt: u32,
+        retry_in: Duration,
+    },
+    WentUp {
+        after: Duration,
+    },
+    Shed {
+        waited: Duration,
+    },
+    /// Something of the user's, to drop without the lock.
+    Drop(C),
+    DropWaker(Waker),
+}
+
+/// The effects of one command. As many as fit inline for what happens all the time.
+pub(crate) type Effects<C> = SmallVec<[Effect<C>; 4]>;
+
+/// What a creation is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Errand {
+    /// It finds out whether an outage is over.
+    pub(crate) probe: bool,
+    /// The generation in which it began.
+    pub(crate) generation: u64,
+}
+
+/// Why a resource is destroyed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Retirement {
+    /// It was idle longer than `idle_timeout`.
+    Idle,
+    /// It reached its `max_lifetime`.
+    Lifetime,
+    /// `Manager::is_alive` said no.
+    Dead,
+    /// `Manager::check` failed, timed out, panicked or was cut short.
+    Check,
+    /// `Manager::reset` said no.
+    Reset,
+    /// Manager code panicked with the resource in hand.
+    Panicked,
+    /// The holder discarded it.
+    Discarded,
+    /// It was created before `invalidate_all`.
+    Invalidated,
+    /// More existed than `max_active` or `max_idle` allow.
+    Surplus,
+    /// `retain` did not keep it.
+    Removed,
+    /// Given up so that another key's pool may create.
+    Evicted,
+    /// The pool is closed.
+    Closed,
+}
+
+/// Why a waiter gets nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Refusal<C> {
+    Closed,
+    /// At its deadline. `creating` says that the pool had room and could not fill it.
+    TimedOut {
+        waited: u64,
+        creating: bool,
+        cause: Option<C>,
+    },
+    Refused(C),
+    Down {
+        cause: C,
+        attempt: u32,
+    },
+    Overloaded {
+        waiting: usize,
+    },
+    Shed {
+        waited: u64,
+    },
+}
+
+/// What comes of asking for a resource under the lock.
+#[derive(Debug)]
+pub(crate) enum Enqueued<C> {
+    /// There was one after all.
+    Granted(Held, Arrival),
+    Waiting(Ticket),
+    Refused(Refusal<C>),
+}
+
+/// How a creation failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// This request is refused; the next may succeed.
+    Refuse,
+    /// Nothing can be created for now.
+    Outage,
+}
+
+/// Running totals.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Counters {
+    pub(crate) waits_served: u64,
+    pub(crate) waits_timed_out: u64,
+    pub(crate) waits_cancelled: u64,
+    pub(crate) waits_refused: u64,
+    pub(crate) waits_closed: u64,
+    pub(crate) overloaded: u64,
+    pub(crate) shed: u64,
+    pub(crate) created: u64,
+    pub(crate) adopted: u64,
+    pub(crate) create_failed: u64,
+    pub(crate) create_abandoned: u64,
+    pub(crate) retired: u64,
+    pub(crate) detached: u64,
+    pub(crate) outages: u64,
+}
+
+/// How many slots are in which state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Census {
+    pub(crate) max_active: u32,
+    pub(crate) creating: u32,
+    pub(crate) idle: u32,
+    pub(crate) leased: u32,
+    pub(crate) reserved: u32,
+    pub(crate) closing: u32,
+    pub(crate) waiting: usize,
+    pub(crate) closed: bool,
+    pub(crate) down: bool,
+}
+
+impl<C: Clone> Core<C> {
+    pub(crate) fn new(limits: Limits, vacant: impl Iterator<Item = Held>, seed: u64) -> Self {
+        Self {
+            line: Line::default(),
+            refusals: HashMap::new(),
+            next_arrival: 0,
+            vacant: vacant.map(Reverse).collect(),
+            creating: 0,
+            live: 0,
+            reserved: 0,
+            closing: 0,
+            health: Health::Up,
+            last_failure: None,
+            refill_at: 0,
+            refused_refills: 0,
+            codel: limits.shedding.map(CoDel::new),
+            closed: false,
+            drained: false,
+            pressed: false,
+            generation: 0,
+            epoch_end: None,
+            armed: NEVER,
+            flags: flag::DROWSY,
+            random: fastrand::Rng::with_seed(seed),
+            counters: Counters::default(),
+            timings: Timings::default(),
+            limits,
+        }
+    }
+
+    // --- Waiters -------------------------------------------------------------------------------
+
+    /// Asks for a resource: grants an idle one, or puts the asker in line. `arrival` is that of a
+    /// `get` that has been in line before; `waker` is taken if it has to wait.
+    pub(crate) fn enqueue(
+        &mut self,
+        shelf: &Shelf,
+        arrival: Option<Arrival>,
+        patience: Patience,
+        waker: &mut Option<Waker>,
+        now: Moment,
+        fx: &mut Effects<C>,
+    ) -> Enqueued<C> {
+        if self.closed {
+            return Enqueued::Refused(Refusal::Closed);
+        }
+        self.rouse(shelf, now, fx);
+        let rejoins = arrival.is_some();
+        let arrival = arrival.unwrap_or_else(|| self.arrive());
+        if self
+            .line
+            .first_arrival()
+            .is_none_or(|first| arrival < first)
+        {
+            // Shut the gate before looking: whoever returns a resource after this look sees it.
+            self.raise(shelf, flag::WAITING);
+            if let Some(held) = shelf.idle.take() {
+                self.settle(shelf, now, fx);
+                return Enqueued::Granted(held, arrival);
+            }
+        }
+        let deadline = match patience {
+            Patience::Usual => now.saturating_add(self.limits.wait_timeout),
+            Patience::Until(deadline) => deadline,
+        };
+        if let Some(refusal) = self.refuses(shelf, rejoins, deadline, now) {
+            self.settle(shelf, now, fx);
+            return Enqueued::Refused(refusal);
+        }
+        let usual = patience == Patience::Usual;
+        let joining = Joining {
+            arrival,
+            since: now,
+            deadline,
+            usual,
+            waker: waker.take(),
+        };
+        let ticket = self.line.join(joining, &shelf.handoffs);
+        self.arm(deadline, fx);
+        self.settle(shelf, now, fx);
+        Enqueued::Waiting(ticket)
+    }
+
+    /// A position in the order of arrival, for a `get` that may have to wait later.
+    pub(crate) fn arrive(&mut self) -> Arrival {
+        self.next_arrival += 1;
+        Arrival(self.next_arrival)
+    }
+
+    fn refuses(
+        &mut self,
+        shelf: &Shelf,
+        rejoins: bool,
+        deadline: Moment,
+        now: Moment,
+    ) -> Option<Refusal<C>> {
+        if deadline <= now {
+            self.counters.waits_timed_out += 1;
+            return Some(self.timed_out(now, now));
+        }
+        if let Health::Down(outage) = &self.health
+            && self.limits.fail_fast
+        {
+            self.counters.waits_refused += 1;
+            let (cause, attempt) = (outage.cause.clone(), outage.attempt);
+            return Some(Refusal::Down { cause, attempt });
+        }
+        // Waiters for whom there is still room are waiting for a creation, not for others.
+        let room = self
+            .limits
+            .max_active
+            .saturating_sub(self.live + self.closing) as usize;
+        let full = self.line.len() >= self.limits.max_waiters.saturating_add(room);
+        if (full && !rejoins) || !self.line.has_room(&shelf.handoffs) {
+            self.counters.overloaded += 1;
+            return Some(Refusal::Overloaded {
+                waiting: self.line.len(),
+            });
+        }
+        None
+    }
+
+    /// A waiter was polled again: it is to be woken by this waker from now on. Also an occasion to
+    /// start what could not be started before.
+    pub(crate) fn repoll(
+        &mut self,
+        shelf: &Shelf,
+        ticket: &Ticket,
+        waker: Waker,
+        now: Moment,
+        fx: &mut Effects<C>,
+    ) {
+        fx.extend(
+            self.line
+                .replace_waker(ticket.index, waker)
+                .map(Effect::DropWaker),
+        );
+        self.settle(shelf, now, fx);
+    }
+
+    /// Why this ticket's cell says that it failed. Ends the ticket.
+    pub(crate) fn refusal(&mut self, ticket: Ticket) -> Refusal<C> {
+        self.line.free(ticket.index);
+        self.refusals
+            .remove(&ticket.index)
+            .expect("bug: a refusal without a reason")
+    }
+
+    /// The waiter is gone. If it was given a resource at the same moment, the next one gets it.
+    pub(crate) fn cancel(
+        &mut self,
+        shelf: &Shelf,
+        ticket: Ticket,
+        now: Moment,
+        fx: &mut Effects<C>,
+    ) {
+        if let Some(left) = self.line.leave(ticket.index) {
+            self.counters.waits_cancelled += 1;
+            self.timings
+                .wait_cancelled
+                .record(now.saturating_sub(left.since));
+            fx.extend(left.waker.map(Effect::DropWaker));
+        } else {
+            match shelf.handoffs.take(ticket.index) {
+                Pickup::Granted(held) => self.place(shelf, held, now, fx),
+                Pickup::Failed => {
+                    if let Some(cause) = self.refusals.remove(&ticket.index).and_then(cause_of) {
+                        fx.push(Effect::Drop(cause));
+                    }
+                }
+                Pickup::Waiting => unreachable!("bug: a ticket out of line has its outcome"),
+            }
+        }
+        self.line.free(ticket.index);
+        self.settle(shelf, now, fx);
+    }
+
+    // --- Resources -----------------------------------------------------------------------------
+
+    /// A lease ended, or a resource that was reserved is free again, and it is fit for use.
+    pub(crate) fn returned(&mut self, shelf: &Shelf, held: Held, now: Moment, fx: &mut Effects<C>) {
+        self.rouse(shelf, now, fx);
+        self.place(shelf, held, now, fx);
+        self.settle(shelf, now, fx);
+    }
+
+    /// Someone put a resource into the idle set while the gate was being shut.
+    pub(crate) fn look_again(&mut self, shelf: &Shelf, now: Moment, fx: &mut Effects<C>) {
+        self.rouse(shelf, now, fx);
+        if self.flags & !flag::DROWSY != 0 {
+            while let Some(held) = self.unclaimed(shelf) {
+                self.place(shelf, held, now, fx);
+            }
+        }
+        self.settle(shelf, now, fx);
+    }
+
+    /// An idle resource that must not stay idle.
+    fn unclaimed(&self, shelf: &Shelf) -> Option<Held> {
+        let wanted = !self.line.is_empty() || self.closed || self.pressed || self.has_surplus();
+        if wanted { shelf.idle.take() } else { None }
+    }
+
+    /// Destroys idle resources beyond `max_idle`.
+    pub(crate) fn trim(&mut self, shelf: &Shelf, now: Moment, fx: &mut Effects<C>) {
+        while shelf.idle.len() > self.limits.max_idle as usize {
+            let Some(held) = shelf.idle.take() else { break };
+            self.retire_live(held, Retirement::Surplus, fx);
+        }
+        self.settle(shelf, now, fx);
+    }
+
+    /// A resource in use is to be destroyed.
+    pub(crate) fn retire(
+        &mut self,
+        shelf: &Shelf,
+        held: Held,
+        why: Retirement,
+        now: Moment,
+        fx: &mut Effects<C>,
+    ) {
+        self.retire_live(held, why, fx);
+        self.settle(shelf, now, fx);
+    }
+
+    /// A retired resource is gone.
+    pub(crate) fn destroyed(
+        &mut self,
+        shelf: &Shelf,
+        held: Held,
+        now: Moment,
+        fx: &mut Effects<C>,
+    ) {
+        self.closing -= 1;
+        self.vacant.push(Reverse(held));
+        self.settle(shelf, now, fx);
+    }
+
+    /// The holder took the resource out of the pool for good.
+    pub(crate) fn detached(&mut self, shelf: &Shelf, held: Held, now: Moment, fx: &mut Effects<C>) {
+        self.live -= 1;
+        self.counters.detached += 1;
+        self.vacant.push(Reverse(held));
+        self.settle(shelf, now, fx);
+    }
+
+    /// A slot for a resource that was made outside, if there is room.
+    pub(crate) fn adopt(&mut self) -> Option<(Held, u64)> {
+        if self.closed || self.occupied() >= self.limits.max_active {
+            return None;
+        }
+        let Reverse(held) = self.vacant.pop()?;
+        self.live += 1;
+        self.counters.adopted += 1;
+        Some((held, self.generation))
+    }
+
+    /// Upkeep took these out of the idle set (or gave them back).
+    pub(crate) fn reserve(&mut self, more: bool) {
+        if more {
+            self.reserved += 1;
+        } else {
+            self.reserved -= 1;
+        }
+    }
+
+    /// The oldest waiter gets it, or the idle set, or nobody if it must go.
+    fn place(&mut self, shelf: &Shelf, held: Held, now: Moment, fx: &mut Effects<C>) {
+        if self.closed {
+            return self.retire_live(held, Retirement::Closed, fx);
+        }
+        if self.has_surplus() {
+            return self.retire_live(held, Retirement::Surplus, fx);
+        }
+        let Some(held) = self.deliver(shelf, held, now, fx) else {
+            return;
+        };
+        if self.pressed {
+            self.retire_live(held, Retirement::Evicted, fx);
+        } else if self.limits.max_idle < self.limits.max_active
+            && shelf.idle.len() >= self.limits.max_idle as usize
+        {
+            self.retire_live(held, Retirement::Surplus, fx);
+        } else {
+            shelf.idle.put(held);
+        }
+    }
+
+    /// Gives the resource to the oldest waiter that can still use it.
+    fn deliver(
+        &mut self,
+        shelf: &Shelf,
+        held: Held,
+        now: Moment,
+        fx: &mut Effects<C>,
+    ) -> Option<Held> {
+        while let Some((index, since, deadline)) = self.line.first() {
+            let waited = now.saturating_sub(since);
+            if deadline <= now {
+                self.time_out(shelf, index, now, fx);
+                continue;
+            }
+            if let Some(codel) = &mut self.codel
+                && codel.sheds(waited, self.line.len() == 1, now)
+            {
+                self.counters.shed += 1;
+                self.refuse(shelf, index, Refusal::Shed { waited }, now, fx);
+                fx.push(Effect::Shed {
+                    waited: Duration::from_nanos(waited),
+                });
+                continue;
+            }
+            let Some(left) = self.line.pop() else { break };
+            self.counters.waits_served += 1;
+            self.timings.wait_served.record(waited);
+            shelf.handoffs.give(left.index, held);
+            fx.extend(left.waker.map(Effect::Wake));
+            return None;
+        }
+        Some(held)
+    }
+
+    fn retire_live(&mut self, held: Held, why: Retirement, fx: &mut Effects<C>) {
+        self.live -= 1;
+        self.closing += 1;
+        self.counters.retired += 1;
+        fx.push(Effect::Destroy(held, why));
+    }
+
+    // --- Creation ------------------------------------------------------------------------------
+
+    /// A creation is about to begin: is it still needed? If not, its slot is vacant again.
+    pub(crate) fn begin(
+        &mut self,
+        shelf: &Shelf,
+        held: Held,
+        errand: Errand,
+        now: Moment,
+        fx: &mut Effects<C>,
+    ) -> Option<Held> {
+        let needed = match &self.health {
+            Health::Down(_) => errand.probe,
+            Health::Up => self.creating as usize <= self.wanted(shelf, now),
+        };
+        if needed && !self.closed && !self.has_surplus() {
+            return Some(held);
+        }
+        self.counters.create_abandoned += 1;
+        self.end_creation(held, errand);
+        self.settle(shelf, now, fx);
+        None
+    }
+
+    /// A creation landed; the slot is filled.
+    pub(crate) fn created(
+        &mut self,
+        shelf: &Shelf,
+        held: Held,
+        errand: Errand,
+        took: u64,
+        now: Moment,
+        fx: &mut Effects<C>,
+    ) {
+        self.creating -= 1;
+        self.live += 1;
+        self.counters.created += 1;
+        self.timings.created.record(took);
+        self.refused_refills = 0;
+        self.refill_at = 0;
+        self.rouse(shelf, now, fx);
+        self.go_up(now, fx);
+        if errand.generation == self.generation {
+            self.place(shelf, held, now, fx);
+        } else {
+            self.retire_live(held, Retirement::Invalidated, fx);
+        }
+        self.settle(shelf, now, fx);
+    }
+
+    /// A creation failed.
+    pub(crate) fn create_failed(
+        &mut self,
+        shelf: &Shelf,
+        held: Held,
+        errand: Errand,
+        (verdict, cause): (Verdict, C),
+        took: u64,
+        now: Moment,
+        fx: &mut Effects<C>,
+    ) {
+        self.end_creation(held, errand);
+        self.counters.create_failed += 1;
+        self.timings.create_failed.record(took);
+        if let Some((_, old)) = self.last_failure.replace((now, cause.clone())) {
+            fx.push(Effect::Drop(old));
+        }
+        match verdict {
+            Verdict::Outage => self.go_down(shelf, cause, errand, now, fx),
+            Verdict::Refuse => {
+                // The other side answered: whatever was wrong with this request, it is there.
+                self.go_up(now, fx);
+                if let Some((index, ..)) = self.line.first() {
+                    self.counters.waits_refused += 1;
+                    self.refuse(shelf, index, Refusal::Refused(cause), now, fx);
+                } else {
+                    fx.push(Effect::Drop(cause));
+                    self.refused_refills += 1;
+                    let pause = self
+                        .limits
+                        .backoff
+                        .pause(self.refused_refills, &mut self.random);
+                    self.refill_at = now.saturating_add(pause);
+                    self.arm(self.refill_at, fx);
+                }
+            }
+        }
+        self.settle(shelf, now, fx);
+    }
+
+    /// A creation's task was dropped by its runtime. Nobody is told; the waiters are woken, so
+    /// that one of them starts another where it runs.
+    pub(crate) fn create_aborted(
+        &mut self,
+        shelf: &Shelf,
+        held: Held,
+        errand: Errand,
+        fx: &mut Effects<C>,
+    ) {
+        self.end_creation(held, errand);
+        self.nudge(fx);
+        self.raise_settled(shelf, fx);
+    }
+
+    /// Wakes all waiters without giving them anything: the runtime that served them is gone, and
+    /// their next poll starts what they need on another.
+    pub(crate) fn nudge(&mut self, fx: &mut Effects<C>) {
+        self.armed = NEVER;
+        fx.extend(self.line.take_wakers().map(Effect::Wake));
+    }
+
+    fn end_creation(&mut self, held: Held, errand: Errand) {
+        self.creating -= 1;
+        self.vacant.push(Reverse(held));
+        if let Health::Down(outage) = &mut self.health
+            && errand.probe
+        {
+            outage.probing = false;
+        }
+    }
+
+    fn go_up(&mut self, now: Moment, fx: &mut Effects<C>) {
+        if let Health::Down(outage) = std::mem::replace(&mut self.health, Health::Up) {
+            let after = Duration::from_nanos(now.saturating_sub(outage.since));
+            fx.push(Effect::WentUp { after });
+            fx.push(Effect::Drop(outage.cause));
+        }
+    }
+
+    fn go_down(
+        &mut self,
+        shelf: &Shelf,
+        cause: C,
+        errand: Errand,
+        now: Moment,
+        fx: &mut Effects<C>,
+    ) {
+        let (since, attempt) = match &mut self.health {
+            Health::Up => {
+                self.counters.outages += 1;
+                (now, 1)
+            }
+            Health::Down(outage) if errand.probe => (outage.since, outage.attempt + 1),
+            Health::Down(outage) => {
+                // Begun before the outage was known: another word for the same thing.
+                fx.push(Effect::Drop(std::mem::replace(&mut outage.cause, cause)));
+                return;
+            }
+        };
+        let pause = self.limits.backoff.pause(attempt, &mut self.random);
+        let probe_at = now.saturating_add(pause);
+        let outage = Outage {
+            since,
+            attempt,
+            probe_at,
+            probing: false,
+            cause: cause.clone(),
+        };
+        if let Health::Down(old) = std::mem::replace(&mut self.health, Health::Down(outage)) {
+            fx.push(Effect::Drop(old.cause));
+        }
+        self.arm(probe_at, fx);
+        while self.limits.fail_fast
+            && let Some((index, ..)) = self.line.first()
+        {
+            self.counters.waits_refused += 1;
+            let refusal = Refusal::Down {
+                cause: cause.clone(),
+                attempt,
+            };
+            self.refuse(shelf, index, refusal, now, fx);
+        }
+        fx.push(Effect::WentDown {
+            cause,
+            attempt,
+            retry_in: Duration::from_nanos(pause),
+        });
+    }
+
+    /// Starts as many creations as are needed and allowed.
+    fn pump(&mut self, shelf: &Shelf, now: Moment, fx: &mut Effects<C>) {
+        if self.closed || self.creating >= self.limits.max_creating {
+            return;
+        }
+        if let Health::Down(outage) = &self.health {
+            if outage.probe_at <= now && !outage.probing {
+                self.start_creation(true, fx);
+            }
+            return;
+        }
+        if self.line.is_empty() && self.limits.min_idle == 0 {
+            return;
+        }
+        let wanted = self.wanted(shelf, now);
+        while (self.creating as usize) < wanted
+            && self.creating < self.limits.max_creating
+            && self.start_creation(false, fx)
+        {}
+    }
+
+    fn start_creation(&mut self, probe: bool, fx: &mut Effects<C>) -> bool {
+        if self.occupied() >= self.limits.max_active {
+            return false;
+        }
+        let Some(Reverse(held)) = self.vacant.pop() else {
+            return false;
+        };
+        self.creating += 1;
+        if let Health::Down(outage) = &mut self.health {
+            outage.probing = probe;
+        }
+        fx.push(Effect::Create(
+            held,
+            Errand {
+                probe,
+                generation: self.generation,
+            },
+        ));
+        true
+    }
+
+    /// How many creations would all be used.
+    fn wanted(&self, shelf: &Shelf, now: Moment) -> usize {
+        let refill = if self.limits.min_idle > 0 && self.refill_at <= now {
+            (self.limits.min_idle as usize).saturating_sub(shelf.idle.len())
+        } else {
+            0
+        };
+        self.line.len() + refill
+    }
+
+    // --- The pool as a whole -------------------------------------------------------------------
+
+    /// Refuses newcomers, fails the waiters, retires what is idle. The rest follows as it comes
+    /// back. Says whether it was open before.
+    pub(crate) fn close(&mut self, shelf: &Shelf, now: Moment, fx: &mut Effects<C>) -> bool {
+        let was_open = !self.closed;
+        if was_open {
+            self.closed = true;
+            self.raise(shelf, flag::CLOSED);
+            while let Some((index, ..)) = self.line.first() {
+                self.counters.waits_closed += 1;
+                self.refuse(shelf, index, Refusal::Closed, now, fx);
+            }
+            while let Some(held) = shelf.idle.take() {
+                self.retire_live(held, Retirement::Closed, fx);
+            }
+        }
+        self.settle(shelf, now, fx);
+        was_open
+    }
+
+    /// Changes `max_active`. `minted` are the tokens of slots that did not exist before.
+    pub(crate) fn resize(
+        &mut self,
+        shelf: &Shelf,
+        max_active: u32,
+        minted: impl Iterator<Item = Held>,
+        now: Moment,
+        fx: &mut Effects<C>,
+    ) {
+        self.limits.max_active = max_active;
+        self.vacant.extend(minted.map(Reverse));
+        if self.has_surplus() {
+            // Shut the gate first: what is put back after the last look goes the long way.
+            self.raise(shelf, flag::SURPLUS);
+            while self.has_surplus()
+                && let Some(held) = shelf.idle.take()
+            {
+                self.retire_live(held, Retirement::Surplus, fx);
+            }
+        }
+        self.settle(shelf, now, fx);
+    }
+
+    /// Retires everything created before now.
+    pub(crate) fn invalidate(&mut self, shelf: &Shelf, now: Moment, fx: &mut Effects<C>) {
+        self.generation += 1;
+        shelf.gate.set(self.flags, self.generation);
+        while let Some(held) = shelf.idle.take() {
+            self.retire_live(held, Retirement::Invalidated, fx);
+        }
+        self.settle(shelf, now, fx);
+    }
+
+    /// Another pool waits for a unit of the bound they share, or no longer does.
+    pub(crate) fn press(&mut self, shelf: &Shelf, pressed: bool, now: Moment, fx: &mut Effects<C>) {
+        self.pressed = pressed;
+        if pressed {
+            self.raise(shelf, flag::PRESSED);
+        }
+        self.settle(shelf, now, fx);
+    }
+
+    /// Retires one idle resource for another pool's sake.
+    pub(crate) fn evict(&mut self, shelf: &Shelf, now: Moment, fx: &mut Effects<C>) -> bool {
+        let Some(held) = shelf.idle.take() else {
+            return false;
+        };
+        self.retire_live(held, Retirement::Evicted, fx);
+        self.settle(shelf, now, fx);
+        true
+    }
+
+    /// The pool is in use: if its coarse clock was left to stand, it goes again.
+    fn rouse(&mut self, shelf: &Shelf, now: Moment, fx: &mut Effects<C>) {
+        if self.epoch_end.is_none() {
+            shelf.clock.store(now, Ordering::Relaxed);
+            let end = now.saturating_add(self.limits.epoch);
+            self.epoch_end = Some(end);
+            self.arm(end, fx);
+        }
+    }
+
+    /// Does what is due, and says when something will be next.
+    pub(crate) fn tick(&mut self, shelf: &Shelf, now: Moment, fx: &mut Effects<C>) -> Moment {
+        shelf.clock.store(now, Ordering::Relaxed);
+        if self.epoch_end.is_some_and(|end| end <= now) {
+            // It stands until the next use, which the gate sends here.
+            self.epoch_end = None;
+        }
+        while let Some((deadline, index)) = self.line.next_deadline()
+            && deadline <= now
+        {
+            self.time_out(shelf, index, now, fx);
+        }
+        self.settle(shelf, now, fx);
+        self.armed = self.next_due(now);
+        self.armed
+    }
+
+    fn next_due(&self, now: Moment) -> Moment {
+        let deadline = self.line.next_deadline().map(|(deadline, _)| deadline);
+        let probe = match &self.health {
+            // A probe that is overdue lacks room: the room that comes is its occasion.
+            Health::Down(outage) if !outage.probing && outage.probe_at > now => {
+                Some(outage.probe_at)
+            }
+            _ => None,
+        };
+        let refill = (self.refill_at > now).then_some(self.refill_at);
+        [deadline, probe, refill, self.epoch_end]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(NEVER)
+    }
+
+    pub(crate) fn census(&self, shelf: &Shelf) -> Census {
+        let idle = (shelf.idle.len() as u32).min(self.live - self.reserved);
+        Census {
+            max_active: self.limits.max_active,
+            creating: self.creating,
+            idle,
+            leased: self.live - self.reserved - idle,
+            reserved: self.reserved,
+            closing: self.closing,
+            waiting: self.line.len(),
+            closed: self.closed,
+            down: matches!(self.health, Health::Down(_)),
+        }
+    }
+
+    pub(crate) fn is_drained(&self) -> bool {
+        self.closed && self.occupied() == 0
+    }
+
+    pub(crate) fn oldest_arrival_since(&self) -> Option<Moment> {
+        self.line.first().map(|(_, since, _)| since)
+    }
+
+    // --- Shared steps --------------------------------------------------------------------------
+
+    /// Ends every command: starts what is needed, and brings the gate into line.
+    fn settle(&mut self, shelf: &Shelf, now: Moment, fx: &mut Effects<C>) {
+        self.pump(shelf, now, fx);
+        self.raise_settled(shelf, fx);
+    }
+
+    fn raise_settled(&mut self, shelf: &Shelf, fx: &mut Effects<C>) {
+        let mut flags = 0;
+        if !self.line.is_empty() {
+            flags |= flag::WAITING;
+        }
+        if self.closed {
+            flags |= flag::CLOSED;
+        }
+        if self.has_surplus() {
+            flags |= flag::SURPLUS;
+        }
+        if self.epoch_end.is_none() {
+            flags |= flag::DROWSY;
+        }
+        if self.pressed {
+            flags |= flag::PRESSED;
+        }
+        if flags != self.flags {
+            self.flags = flags;
+            shelf.gate.set(flags, self.generation);
+        }
+        if self.is_drained() && !self.drained {
+            self.drained = true;
+            fx.push(Effect::Drained);
+        }
+    }
+
+    fn raise(&mut self, shelf: &Shelf, flag: u64) {
+        if self.flags & flag == 0 {
+            self.flags |= flag;
+            shelf.gate.set(self.flags, self.generation);
+        }
+    }
+
+    fn time_out(&mut self, shelf: &Shelf, index: u32, now: Moment, fx: &mut Effects<C>) {
+        let Some(left) = self.line.leave(index) else {
+            return;
+        };
+        self.counters.waits_timed_out += 1;
+        self.timings
+            .wait_timed_out
+            .record(now.saturating_sub(left.since));
+        let refusal = self.timed_out(left.since, now);
+        self.refusals.insert(index, refusal);
+        shelf.handoffs.fail(index);
+        fx.extend(left.waker.map(Effect::Wake));
+    }
+
+    fn timed_out(&self, since: Moment, now: Moment) -> Refusal<C> {
+        let outage = match &self.health {
+            Health::Down(outage) => Some(outage.cause.clone()),
+            Health::Up => None,
+        };
+        let failure = self.last_failure.as_ref().filter(|(at, _)| *at >= since);
+        Refusal::TimedOut {
+            waited: now.saturating_sub(since),
+            creating: outage.is_some() || self.creating > 0,
+            cause: outage.or_else(|| failure.map(|(_, cause)| cause.clone())),
+        }
+    }
+
+    fn refuse(
+        &mut self,
+        shelf: &Shelf,
+        index: u32,
+        refusal: Refusal<C>,
+        now: Moment,
+        fx: &mut Effects<C>,
+    ) {
+        let Some(left) = self.line.leave(index) else {
+            return;
+        };
+        self.timings
+            .wait_failed
+            .record(now.saturating_sub(left.since));
+        self.refusals.insert(index, refusal);
+        shelf.handoffs.fail(index);
+        fx.extend(left.waker.map(Effect::Wake));
+    }
+
+    fn arm(&mut self, at: Moment, fx: &mut Effects<C>) {
+        if at < self.armed {
+            self.armed = at;
+            fx.push(Effect::Rearm);
+        }
+    }
+
+    fn occupied(&self) -> u32 {
+        self.creating + self.live + self.closing
+    }
+
+    fn has_surplus(&self) -> bool {
+        self.occupied() > self.limits.max_active
+    }
+}
+
+fn cause_of<C>(refusal: Refusal<C>) -> Option<C> {
+    match refusal {
+        Refusal::TimedOut { cause, .. } => cause,
+        Refusal::Refused(cause) | Refusal::Down { cause, .. } => Some(cause),
+        Refusal::Closed | Refusal::Overloaded { .. } | Refusal::Shed { .. } => None,
+    }
+}

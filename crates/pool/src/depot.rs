@@ -1,0 +1,52 @@
+//! The core behind its lock, beside what is reached without it. This is the part of the pool
+//! that several threads meet in, and so the part that loom explores (`loom_tests`).
+
+use crate::{
+    core::{Core, Effects, Limits, Shelf},
+    slots::Held,
+    sync::{Mutex, MutexGuard},
+};
+
+pub(crate) struct Depot<C> {
+    pub(crate) shelf: Shelf,
+    /// Guards every decision. Held for the length of one command, in which nothing of the user's
+    /// runs: no manager, destructor, waker, predicate or observer. Those are effects, carried out
+    /// once the lock is released. Nothing else is locked while it is held.
+    core: Mutex<Core<C>>,
+}
+
+impl<C: Clone> Depot<C> {
+    pub(crate) fn new(
+        limits: Limits,
+        vacant: impl Iterator<Item = Held>,
+        shards: u32,
+        seed: u64,
+    ) -> Self {
+        Self {
+            shelf: Shelf::new(limits.max_active, shards),
+            core: Mutex::new(Core::new(limits, vacant, seed)),
+        }
+    }
+
+    /// Gives the core a command and returns the effects, which the caller must carry out.
+    pub(crate) fn command<T>(
+        &self,
+        command: impl FnOnce(&mut Core<C>, &Shelf, &mut Effects<C>) -> T,
+    ) -> (T, Effects<C>) {
+        let mut effects = Effects::new();
+        let answer = command(&mut self.lock(), &self.shelf, &mut effects);
+        (answer, effects)
+    }
+
+    /// Asks the core something that changes nothing.
+    pub(crate) fn query<T>(&self, query: impl FnOnce(&Core<C>, &Shelf) -> T) -> T {
+        query(&self.lock(), &self.shelf)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Core<C>> {
+        // A panic under the lock is a bug of the core's, and those assert before they change.
+        self.core
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}

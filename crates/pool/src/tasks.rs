@@ -1,0 +1,236 @@
+//! The tasks that create and destroy resources. Each holds the slot's token in a guard, so that
+//! whatever ends the task, the core hears of it.
+
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use tokio::{sync::OwnedSemaphorePermit, time::timeout};
+
+use crate::{
+    caught::{caught, caught_async},
+    core::{Errand, Verdict},
+    error::Cause,
+    manager::{Failure, Manager},
+    observer::Event,
+    shared::Shared,
+    slots::{Held, Stored},
+};
+
+/// A bound that several pools share: each resource needs a unit of it.
+pub(crate) trait Budget: Send + Sync + 'static {
+    /// Waits for a unit, in order of asking.
+    fn acquire(&self) -> Pin<Box<dyn Future<Output = OwnedSemaphorePermit> + Send>>;
+
+    /// Takes a unit if there is one and nobody waits for it.
+    fn try_acquire(&self) -> Option<OwnedSemaphorePermit>;
+}
+
+/// Creates a resource, if it is still needed, and hands it to the core.
+pub(crate) fn create<M: Manager>(
+    shared: Arc<Shared<M>>,
+    held: Held,
+    errand: Errand,
+) -> impl Future<Output = ()> + Send {
+    // Made before the task is spawned: a runtime that never polls it drops the guard.
+    let mut creation = Creation {
+        shared,
+        held: Some(held),
+        errand,
+    };
+    async move {
+        let unit = match &creation.shared.budget {
+            Some(budget) => Some(budget.acquire().await),
+            None => None,
+        };
+        if !creation.begin() {
+            return;
+        }
+        let shared = Arc::clone(&creation.shared);
+        let began = shared.now();
+        let limit = shared.config.create_timeout;
+        let attempt = within(limit, caught_async(|| shared.manager.create())).await;
+        let took = shared.now().saturating_sub(began);
+        match settle(attempt) {
+            Ok(resource) => creation.land(Stored { resource, unit }, took),
+            Err(cause) => creation.fail(cause, took),
+        }
+    }
+}
+
+/// Takes the resource out of its slot and destroys it.
+pub(crate) fn destroy<M: Manager>(
+    shared: Arc<Shared<M>>,
+    held: Held,
+) -> impl Future<Output = ()> + Send {
+    let mut destruction = Destruction {
+        shared,
+        held: Some(held),
+        taken: false,
+    };
+    async move {
+        let Stored { resource, unit } = destruction.take();
+        let shared = Arc::clone(&destruction.shared);
+        let limit = shared.config.destroy_timeout;
+        match within(limit, caught_async(|| shared.manager.destroy(resource))).await {
+            Ok(Ok(())) => {}
+            Ok(Err(message)) => {
+                shared.emit(&Event::Panicked {
+                    method: "destroy",
+                    message: &message,
+                });
+            }
+            Err(after) => shared.emit(&Event::DestroyTimedOut { after }),
+        }
+        drop(unit);
+    }
+}
+
+/// A creation under way. Dropped before its end, it was aborted.
+struct Creation<M: Manager> {
+    shared: Arc<Shared<M>>,
+    held: Option<Held>,
+    errand: Errand,
+}
+
+impl<M: Manager> Creation<M> {
+    /// Whether it is still needed, which is asked once, just before dialling.
+    fn begin(&mut self) -> bool {
+        let errand = self.errand;
+        self.held = self.held.take().and_then(|held| {
+            let now = self.shared.now();
+            self.shared
+                .command(|core, shelf, fx| core.begin(shelf, held, errand, now, fx))
+        });
+        self.held.is_some()
+    }
+
+    fn land(&mut self, stored: Stored<M::Resource>, took: u64) {
+        let (shared, errand) = (&self.shared, self.errand);
+        let Some(mut held) = self.held.take() else {
+            return;
+        };
+        shared.bear(&mut held, stored, errand.generation);
+        shared.emit(&Event::Created {
+            took: Duration::from_nanos(took),
+        });
+        let now = shared.now();
+        shared.command(|core, shelf, fx| core.created(shelf, held, errand, took, now, fx));
+    }
+
+    fn fail(&mut self, cause: Cause<M::Error>, took: u64) {
+        let (shared, errand) = (&self.shared, self.errand);
+        let Some(held) = self.held.take() else { return };
+        let verdict = match &cause {
+            Cause::Failed(error) => match caught(|| shared.manager.classify(error)) {
+                Ok(Failure::Refuse) => Verdict::Refuse,
+                Ok(Failure::Outage) => Verdict::Outage,
+                Err(message) => {
+                    shared.emit(&Event::Panicked {
+                        method: "classify",
+                        message: &message,
+                    });
+                    Verdict::Outage
+                }
+            },
+            // A manager that hangs or panics would do so again at once.
+            Cause::TimedOut(_) | Cause::Panicked(_) => Verdict::Outage,
+        };
+        if let Cause::Panicked(message) = &cause {
+            shared.emit(&Event::Panicked {
+                method: "create",
+                message,
+            });
+        }
+        shared.emit(&Event::CreateFailed {
+            took: Duration::from_nanos(took),
+            cause: &cause,
+        });
+        let now = shared.now();
+        shared.command(|core, shelf, fx| {
+            core.create_failed(shelf, held, errand, (verdict, cause), took, now, fx);
+        });
+    }
+}
+
+impl<M: Manager> Drop for Creation<M> {
+    fn drop(&mut self) {
+        let Some(held) = self.held.take() else { return };
+        if std::thread::panicking() {
+            // Only the drop of the user's future can unwind to here.
+            self.held = Some(held);
+            self.fail(
+                Cause::Panicked(Arc::from("while a creation was dropped")),
+                0,
+            );
+            return;
+        }
+        let errand = self.errand;
+        self.shared
+            .command(|core, shelf, fx| core.create_aborted(shelf, held, errand, fx));
+        self.shared.lose_home();
+    }
+}
+
+/// A destruction under way. However it ends, the slot is vacant then.
+struct Destruction<M: Manager> {
+    shared: Arc<Shared<M>>,
+    held: Option<Held>,
+    taken: bool,
+}
+
+impl<M: Manager> Destruction<M> {
+    fn take(&mut self) -> Stored<M::Resource> {
+        let held = self
+            .held
+            .as_mut()
+            .expect("bug: the token stays until the end");
+        self.taken = true;
+        self.shared.table.take(held)
+    }
+}
+
+impl<M: Manager> Drop for Destruction<M> {
+    fn drop(&mut self) {
+        let shared = &self.shared;
+        let Some(mut held) = self.held.take() else {
+            return;
+        };
+        if !self.taken {
+            // No runtime to say goodbye on.
+            let stored = shared.table.take(&mut held);
+            if let Err(message) = caught(|| drop(stored)) {
+                shared.emit(&Event::Panicked {
+                    method: "drop",
+                    message: &message,
+                });
+            }
+        }
+        let now = shared.now();
+        shared.command(|core, shelf, fx| core.destroyed(shelf, held, now, fx));
+    }
+}
+
+/// What an attempt with a time limit came to.
+pub(crate) type Attempt<T> = Result<Result<T, Arc<str>>, Duration>;
+
+/// Runs a future with a time limit, which the error names.
+pub(crate) async fn within<T>(
+    limit: Option<Duration>,
+    run: impl Future<Output = Result<T, Arc<str>>>,
+) -> Attempt<T> {
+    match limit {
+        Some(limit) => timeout(limit, run).await.map_err(|_| limit),
+        None => Ok(run.await),
+    }
+}
+
+/// The three ways in which a manager's call fails are one cause.
+pub(crate) fn settle<T, E: std::error::Error + 'static>(
+    attempt: Attempt<Result<T, E>>,
+) -> Result<T, Cause<E>> {
+    match attempt {
+        Ok(Ok(Ok(value))) => Ok(value),
+        Ok(Ok(Err(error))) => Err(Cause::Failed(Arc::new(error))),
+        Ok(Err(message)) => Err(Cause::Panicked(message)),
+        Err(limit) => Err(Cause::TimedOut(limit)),
+    }
+}

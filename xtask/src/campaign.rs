@@ -1,0 +1,40 @@
+//! The same proofs `test` runs for a while, run for as long as asked.
+
+use std::num::NonZeroU32;
+
+use crate::cargo::cargo;
+use crate::report::Report;
+
+/// Every interleaving of the loom tests with up to `preemptions` forced switches of thread.
+///
+/// Release mode, because loom runs each test thousands of times; debug assertions stay on,
+/// because they hold invariants no test can look at from outside.
+pub(crate) fn loom(report: &mut Report, preemptions: NonZeroU32) {
+    report.step(format!("loom, {preemptions} preemptions"), || {
+        cargo("test --release --package wharf --lib loom")
+            .flags("RUSTFLAGS", "--cfg wharf_loom")
+            .env("CARGO_PROFILE_RELEASE_DEBUG_ASSERTIONS", "true")
+            .env("LOOM_MAX_PREEMPTIONS", preemptions.to_string())
+            .target_dir("loom")
+            .run_tests()
+    });
+}
+
+/// Random histories against the reference model. Tests that take part have `model` in their path.
+pub(crate) fn model(report: &mut Report, cases: NonZeroU32) {
+    report.step(format!("model, {cases} cases"), || {
+        cargo("test --release --package wharf --all-features --lib --tests model")
+            .env("PROPTEST_CASES", cases.to_string())
+            .run_tests()
+    });
+}
+
+/// Random actions on real threads, then exact counts.
+pub(crate) fn stress(report: &mut Report, millions: NonZeroU32) {
+    let operations = u64::from(millions.get()) * 1_000_000;
+    report.step(format!("stress, {millions} million operations"), || {
+        cargo("test --release --package wharf --all-features --test stress")
+            .env("WHARF_STRESS_OPERATIONS", operations.to_string())
+            .run_tests()
+    });
+}
