@@ -70,7 +70,7 @@ fn storm(pool: &'static Pool<Dock>) -> Storm {
 
 fn waiting(pool: &'static Pool<Dock>) -> Waiting {
     Box::pin(async {
-        pool.get().await.expect("a lease");
+        drop(pool.get().await.expect("a lease"));
     })
 }
 

@@ -35,7 +35,7 @@ impl Field {
         self.0.push(Entrant {
             name,
             role,
-            open: crate::slice::open::<C>,
+            open: crate::opened::open::<C>,
         });
     }
 

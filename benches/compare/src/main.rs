@@ -3,9 +3,11 @@
 //! What decides is a ratio taken within one round of one run, never a time.
 
 mod allocator;
+mod audit;
 mod contender;
 mod contenders;
 mod lane;
+mod opened;
 mod options;
 mod quiet;
 mod race;
@@ -14,6 +16,7 @@ mod scenarios;
 mod slice;
 mod spread;
 mod table;
+mod tasks;
 mod verdict;
 
 use std::process::ExitCode;

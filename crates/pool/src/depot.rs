@@ -1,6 +1,8 @@
 //! The core behind its lock, beside what is reached without it. This is the part of the pool
 //! that several threads meet in, and so the part that loom explores (`loom_tests`).
 
+use crossbeam_utils::CachePadded;
+
 use crate::{
     core::{Core, Effects, Limits, Shelf},
     slots::Held,
@@ -12,7 +14,7 @@ pub(crate) struct Depot<C> {
     /// Guards every decision. Held for the length of one command, in which nothing of the user's
     /// runs: no manager, destructor, waker, predicate or observer. Those are effects, carried out
     /// once the lock is released. Nothing else is locked while it is held.
-    core: Mutex<Core<C>>,
+    core: CachePadded<Mutex<Core<C>>>,
 }
 
 impl<C: Clone> Depot<C> {
@@ -24,7 +26,7 @@ impl<C: Clone> Depot<C> {
     ) -> Self {
         Self {
             shelf: Shelf::new(limits.max_active, shards),
-            core: Mutex::new(Core::new(limits, vacant, seed)),
+            core: CachePadded::new(Mutex::new(Core::new(limits, vacant, seed))),
         }
     }
 

@@ -2,11 +2,14 @@
 
 use std::{
     future::Future,
+    ops::Deref,
+    panic::Location,
     pin::Pin,
     task::{Context, Poll, Waker},
     time::Duration,
 };
 
+use pin_project::pin_project;
 use tokio::{
     runtime::Handle,
     time::{Instant, timeout_at},
@@ -33,23 +36,80 @@ pub(crate) enum Limit {
     Until(Instant),
 }
 
-impl<M: Manager> Shared<M> {
+/// What a `get` ends in: one of the two kinds of lease.
+pub(crate) trait Borrow: Sized {
+    type Manager: Manager;
+    type Handle: Deref<Target = Shared<Self::Manager>>;
+
+    fn borrow(handle: Self::Handle, held: Held, taken_at: &'static Location<'static>) -> Self;
+}
+
+/// A `get`. The first poll takes the short way, right in the caller's frame; only if that is
+/// barred is the future for the long way made, by `slowly`, and polled from then on.
+#[pin_project]
+pub(crate) struct Get<L: Borrow, F, S> {
+    handle: Option<L::Handle>,
+    taken_at: &'static Location<'static>,
+    slowly: Option<F>,
+    #[pin]
+    slow: Option<S>,
+}
+
+impl<L: Borrow, F, S> Get<L, F, S>
+where
+    F: FnOnce(L::Handle) -> S,
+    S: Future<Output = GetResult<L>>,
+{
     #[inline]
-    pub(crate) async fn get(&self, limit: Limit) -> Result<Held, GetError<M::Error>> {
-        match self.checkout() {
-            Checkout::Fit(held) => Ok(held),
-            Checkout::Due(held) => self.get_slowly(Some(Custody::new(self, held)), limit).await,
-            Checkout::Nothing => self.get_slowly(None, limit).await,
+    pub(crate) fn new(handle: L::Handle, taken_at: &'static Location<'static>, slowly: F) -> Self {
+        Self {
+            handle: Some(handle),
+            taken_at,
+            slowly: Some(slowly),
+            slow: None,
         }
     }
+}
 
+pub(crate) type GetResult<L> = Result<L, GetError<<<L as Borrow>::Manager as Manager>::Error>>;
+
+impl<L: Borrow, F, S> Future for Get<L, F, S>
+where
+    F: FnOnce(L::Handle) -> S,
+    S: Future<Output = GetResult<L>>,
+{
+    type Output = GetResult<L>;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        if let Some(handle) = this.handle.take() {
+            if let Some(held) = handle.checkout_quickly() {
+                return Poll::Ready(Ok(L::borrow(handle, held, this.taken_at)));
+            }
+            this.slow
+                .set(this.slowly.take().map(|slowly| slowly(handle)));
+        }
+        poll_slow(this.slow, cx)
+    }
+}
+
+#[inline(never)]
+fn poll_slow<S: Future>(slow: Pin<&mut Option<S>>, cx: &mut Context<'_>) -> Poll<S::Output> {
+    slow.as_pin_mut()
+        .expect("a finished `get` was polled again")
+        .poll(cx)
+}
+
+impl<M: Manager> Shared<M> {
     /// Goes on until there is a resource that is fit, or a reason to give up. The deadline is set
     /// once, and a resource that turns out unfit does not cost the caller its place in line.
-    async fn get_slowly(
-        &self,
-        mut due: Option<Custody<'_, M>>,
-        limit: Limit,
-    ) -> Result<Held, GetError<M::Error>> {
+    pub(crate) async fn get_slowly(&self, limit: Limit) -> Result<Held, GetError<M::Error>> {
+        let mut due = match self.checkout() {
+            Checkout::Fit(held) => return Ok(held),
+            Checkout::Due(held) => Some(Custody::new(self, held)),
+            Checkout::Nothing => None,
+        };
         let began = self.now();
         let deadline = self.deadline(limit, began);
         let mut patience = match limit {
@@ -62,7 +122,8 @@ impl<M: Manager> Shared<M> {
             let custody = match due.take() {
                 Some(custody) => custody,
                 None => {
-                    let waited = Waiting::new(self, arrival, patience).await;
+                    let now = if arrival.is_none() { began } else { self.now() };
+                    let waited = Waiting::new(self, arrival, patience, now).await;
                     let (held, arrived) = waited
                         .map_err(|refusal| self.refused(refusal, began, last_cause.take()))?;
                     arrival = Some(arrived);
@@ -173,11 +234,11 @@ impl<M: Manager> Shared<M> {
 
     fn refused(
         &self,
-        refusal: Refusal<Cause<M::Error>>,
+        refusal: Box<Refusal<Cause<M::Error>>>,
         began: Moment,
         last_cause: Option<Cause<M::Error>>,
     ) -> GetError<M::Error> {
-        match refusal {
+        match *refusal {
             Refusal::Closed => GetError::Closed,
             Refusal::TimedOut {
                 creating, cause, ..
@@ -210,19 +271,25 @@ struct Waiting<'a, M: Manager> {
 }
 
 enum State {
-    /// Not polled yet. The arrival is that of a `get` that has been in line before.
-    Arriving(Option<Arrival>, Patience),
+    /// Not polled yet, which happens at once, so that this moment is still the present. The
+    /// arrival is that of a `get` that has been in line before.
+    Arriving(Option<Arrival>, Patience, Moment),
     InLine(Ticket),
     Over,
 }
 
-type Served<M> = Result<(Held, Arrival), Refusal<Cause<<M as Manager>::Error>>>;
+type Served<M> = Result<(Held, Arrival), Box<Refusal<Cause<<M as Manager>::Error>>>>;
 
 impl<'a, M: Manager> Waiting<'a, M> {
-    fn new(shared: &'a Shared<M>, arrival: Option<Arrival>, patience: Patience) -> Self {
+    fn new(
+        shared: &'a Shared<M>,
+        arrival: Option<Arrival>,
+        patience: Patience,
+        now: Moment,
+    ) -> Self {
         Self {
             shared,
-            state: State::Arriving(arrival, patience),
+            state: State::Arriving(arrival, patience, now),
         }
     }
 
@@ -230,12 +297,12 @@ impl<'a, M: Manager> Waiting<'a, M> {
         &mut self,
         arrival: Option<Arrival>,
         patience: Patience,
+        now: Moment,
         cx: &Context<'_>,
     ) -> Poll<Served<M>> {
         self.shared.settle_in();
         // Cloned, and dropped if it is not needed, without the lock.
         let mut waker = Some(cx.waker().clone());
-        let now = self.shared.now();
         let outcome = self
             .shared
             .command(|core, shelf, fx| core.enqueue(shelf, arrival, patience, &mut waker, now, fx));
@@ -252,10 +319,7 @@ impl<'a, M: Manager> Waiting<'a, M> {
     fn look(&mut self, ticket: Ticket, cx: &Context<'_>) -> Poll<Served<M>> {
         let handoffs = &self.shared.depot.shelf.handoffs;
         match handoffs.take(ticket.index) {
-            Pickup::Granted(held) => {
-                handoffs.release(ticket.index);
-                Poll::Ready(Ok((held, ticket.arrival)))
-            }
+            Pickup::Granted(held) => Poll::Ready(Ok((held, ticket.arrival))),
             Pickup::Failed => {
                 Poll::Ready(Err(self.shared.command(|core, _, _| core.refusal(ticket))))
             }
@@ -277,7 +341,7 @@ impl<M: Manager> Future for Waiting<'_, M> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match std::mem::replace(&mut self.state, State::Over) {
-            State::Arriving(arrival, patience) => self.join(arrival, patience, cx),
+            State::Arriving(arrival, patience, now) => self.join(arrival, patience, now, cx),
             State::InLine(ticket) => self.look(ticket, cx),
             State::Over => panic!("a finished wait was polled again"),
         }

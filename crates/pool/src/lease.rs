@@ -11,6 +11,7 @@ use std::{
 
 use crate::{
     core::Retirement,
+    get::Borrow,
     manager::Manager,
     shared::Shared,
     slots::{Held, Stored},
@@ -53,26 +54,26 @@ pub struct ResourceInfo {
     pub since_check: Duration,
 }
 
-impl<'pool, M: Manager> Lease<'pool, M> {
-    pub(crate) fn new(
-        shared: &'pool Shared<M>,
-        held: Held,
-        taken_at: &'static Location<'static>,
-    ) -> Self {
+impl<'pool, M: Manager> Borrow for Lease<'pool, M> {
+    type Manager = M;
+    type Handle = &'pool Shared<M>;
+
+    #[inline]
+    fn borrow(handle: Self::Handle, held: Held, taken_at: &'static Location<'static>) -> Self {
         Self {
-            loan: Loan::new(shared, held, taken_at),
+            loan: Loan::new(handle, held, taken_at),
         }
     }
 }
 
-impl<M: Manager> OwnedLease<M> {
-    pub(crate) fn new(
-        shared: Arc<Shared<M>>,
-        held: Held,
-        taken_at: &'static Location<'static>,
-    ) -> Self {
+impl<M: Manager> Borrow for OwnedLease<M> {
+    type Manager = M;
+    type Handle = Arc<Shared<M>>;
+
+    #[inline]
+    fn borrow(handle: Self::Handle, held: Held, taken_at: &'static Location<'static>) -> Self {
         Self {
-            loan: Loan::new(shared, held, taken_at),
+            loan: Loan::new(handle, held, taken_at),
         }
     }
 }

@@ -17,6 +17,7 @@ mod shared;
 mod status;
 mod tasks;
 mod telemetry;
+mod timings;
 
 mod caught;
 mod core;

@@ -15,7 +15,7 @@ use crate::{
     config::{self, Config},
     core::{Retirement, flag},
     error::{AddError, BuildError, CloseError, GetError, TryGetError},
-    get::Limit,
+    get::{Borrow, Get, Limit},
     lease::{Lease, OwnedLease, ResourceInfo},
     manager::Manager,
     observer::Event,
@@ -89,6 +89,7 @@ impl<M: Manager> Pool<M> {
     /// it is dropped during a check of a resource, that resource is destroyed, for its state is
     /// unknown then.
     #[track_caller]
+    #[inline]
     pub fn get(&self) -> impl Future<Output = Result<Lease<'_, M>, GetError<M::Error>>> + Send {
         self.get_limited(Limit::Usual)
     }
@@ -127,13 +128,14 @@ impl<M: Manager> Pool<M> {
         limit: Limit,
     ) -> impl Future<Output = Result<Lease<'_, M>, GetError<M::Error>>> + Send {
         let caller = Location::caller();
-        async move {
-            Ok(Lease::new(
-                &*self.shared,
-                self.shared.get(limit).await?,
-                caller,
-            ))
-        }
+        Get::new(
+            &*self.shared,
+            caller,
+            move |shared: &Shared<M>| async move {
+                let held = shared.get_slowly(limit).await?;
+                Ok(Lease::borrow(shared, held, caller))
+            },
+        )
     }
 
     /// Like [`get`](Pool::get), for a lease that does not borrow the pool.
@@ -180,11 +182,14 @@ impl<M: Manager> Pool<M> {
         limit: Limit,
     ) -> impl Future<Output = Result<OwnedLease<M>, GetError<M::Error>>> + Send + use<M> {
         let caller = Location::caller();
-        let shared = Arc::clone(&self.shared);
-        async move {
-            let held = shared.get(limit).await?;
-            Ok(OwnedLease::new(shared, held, caller))
-        }
+        Get::new(
+            Arc::clone(&self.shared),
+            caller,
+            move |shared: Arc<Shared<M>>| async move {
+                let held = shared.get_slowly(limit).await?;
+                Ok(OwnedLease::borrow(shared, held, caller))
+            },
+        )
     }
 
     /// Borrows an idle resource, or fails at once: it never waits, never starts to wait, and
@@ -199,7 +204,7 @@ impl<M: Manager> Pool<M> {
     #[track_caller]
     pub fn try_get(&self) -> Result<Lease<'_, M>, TryGetError> {
         let held = self.shared.try_get()?;
-        Ok(Lease::new(&*self.shared, held, Location::caller()))
+        Ok(Lease::borrow(&*self.shared, held, Location::caller()))
     }
 
     /// Like [`try_get`](Pool::try_get), for a lease that does not borrow the pool.
@@ -210,7 +215,7 @@ impl<M: Manager> Pool<M> {
     #[track_caller]
     pub fn try_get_owned(&self) -> Result<OwnedLease<M>, TryGetError> {
         let held = self.shared.try_get()?;
-        Ok(OwnedLease::new(
+        Ok(OwnedLease::borrow(
             Arc::clone(&self.shared),
             held,
             Location::caller(),
@@ -423,9 +428,9 @@ impl<M: Manager> Shared<M> {
     }
 
     pub(crate) fn status(&self) -> Status {
-        let (census, counters, timings) = self
+        let (census, counters) = self
             .depot
-            .query(|core, shelf| (core.census(shelf), core.counters, core.timings.clone()));
+            .query(|core, shelf| (core.census(shelf), core.counters()));
         let slots = self.slots.load(Ordering::Acquire);
         let leases = (0..slots)
             .map(|slot| self.table.stamps(slot).leases.load(Ordering::Relaxed))
@@ -457,7 +462,7 @@ impl<M: Manager> Shared<M> {
                 detached: counters.detached,
                 outages: counters.outages,
             },
-            times: Times(timings),
+            times: Times(self.timings.sum()),
         }
     }
 }

@@ -18,7 +18,7 @@ use tokio::{
 use crate::{
     caught::caught,
     config::{Config, nanos_or_never},
-    core::{Core, Effect, Effects, Look, Moment, Retirement, Shelf, nanos},
+    core::{Core, Effect, Effects, Look, Moment, Retirement, Shelf, Timed, nanos},
     depot::Depot,
     error::Cause,
     manager::Manager,
@@ -26,6 +26,7 @@ use crate::{
     slots::{Held, Stamps, Stored, Table},
     sync::Ordering,
     tasks::{self, Budget},
+    timings::TimingShards,
     upkeep,
 };
 
@@ -48,6 +49,7 @@ pub(crate) struct Shared<M: Manager> {
     /// Slots that exist. Written under `resizing`.
     pub(crate) slots: AtomicU32,
     pub(crate) resizing: Mutex<()>,
+    pub(crate) timings: TimingShards,
     observers: Vec<Box<dyn Observer>>,
     birth: Instant,
     home: Mutex<Option<Handle>>,
@@ -122,6 +124,7 @@ impl<M: Manager> Shared<M> {
             drained: watch::Sender::new(false),
             slots: AtomicU32::new(slots),
             resizing: Mutex::new(()),
+            timings: TimingShards::new(shards()),
             observers,
             birth: Instant::now(),
             home: Mutex::new(None),
@@ -137,25 +140,34 @@ impl<M: Manager> Shared<M> {
 
     // --- The short ways ------------------------------------------------------------------------
 
-    /// Takes an idle resource if nothing stands in the way: a look at the gate, an atomic step in
-    /// the idle set, a look at the stamps.
+    /// Takes an idle resource from where this thread looks first, if nothing whatever stands in
+    /// the way: a look at the gate, an atomic step in the idle set, a look at the stamps.
     #[inline]
+    pub(crate) fn checkout_quickly(&self) -> Option<Held> {
+        let shelf = &self.depot.shelf;
+        let look = shelf.gate.look();
+        if !look.is_open() {
+            return None;
+        }
+        let held = shelf.idle.take_home()?;
+        if self.is_timely(&held, look) {
+            self.see_alive(held)
+        } else {
+            self.replace(held, look)
+        }
+    }
+
+    /// Takes an idle resource from anywhere, and says what is to be done with it.
     pub(crate) fn checkout(&self) -> Checkout {
         let shelf = &self.depot.shelf;
         loop {
-            let look = shelf.gate.look();
-            if !look.is_open() {
+            if !shelf.gate.look().is_open() {
                 return Checkout::Nothing;
             }
             let Some(held) = shelf.idle.take() else {
                 return Checkout::Nothing;
             };
-            let vetted = if self.is_timely(&held, look) {
-                self.see_alive(held)
-            } else {
-                self.vet(held)
-            };
-            match vetted {
+            match self.vet(held) {
                 Vetted::Fit(held) => return Checkout::Fit(held),
                 Vetted::Due(held) => return Checkout::Due(held),
                 Vetted::Unfit => {}
@@ -288,19 +300,40 @@ impl<M: Manager> Shared<M> {
             return Vetted::Unfit;
         }
         match self.see_alive(held) {
-            Vetted::Fit(held) if stamps.look.load(Ordering::Relaxed) <= now => Vetted::Due(held),
-            vetted => vetted,
+            Some(held) if stamps.look.load(Ordering::Relaxed) <= now => Vetted::Due(held),
+            Some(held) => Vetted::Fit(held),
+            None => Vetted::Unfit,
         }
     }
 
     #[inline]
-    fn see_alive(&self, held: Held) -> Vetted {
-        match caught(|| self.manager.is_alive(self.table.get(&held))) {
-            Ok(true) => return Vetted::Fit(held),
-            Ok(false) => self.retire(held, Retirement::Dead),
-            Err(message) => self.panicked(held, "is_alive", &message),
+    fn see_alive(&self, held: Held) -> Option<Held> {
+        let alive = caught(|| self.manager.is_alive(self.table.get(&held)));
+        if let Ok(true) = alive {
+            Some(held)
+        } else {
+            self.not_alive(held, alive.err())
         }
-        Vetted::Unfit
+    }
+
+    #[cold]
+    fn not_alive(&self, held: Held, panicked: Option<Arc<str>>) -> Option<Held> {
+        match panicked {
+            None => self.retire(held, Retirement::Dead),
+            Some(message) => self.panicked(held, "is_alive", &message),
+        }
+        None
+    }
+
+    /// Puts back, untouched, what was taken too quickly.
+    #[cold]
+    fn replace(&self, held: Held, before: Look) -> Option<Held> {
+        let (shelf, slot) = (&self.depot.shelf, held.slot());
+        shelf.idle.put(held);
+        if shelf.gate.look() != before {
+            self.look_again(slot, before);
+        }
+        None
     }
 
     /// Sends a resource to its destruction.
@@ -321,7 +354,7 @@ impl<M: Manager> Shared<M> {
             .now()
             .saturating_sub(stamps.sampled.load(Ordering::Relaxed));
         stamps.sampled.store(0, Ordering::Relaxed);
-        self.command(|core, _, _| core.timings.held.record(held));
+        self.timings.record(Timed::Held, held);
     }
 
     /// The shortest time in which a new resource can reach the end of its life.
@@ -377,9 +410,7 @@ impl<M: Manager> Shared<M> {
         command: impl FnOnce(&mut Core<Cause<M::Error>>, &Shelf, &mut Effects<Cause<M::Error>>) -> T,
     ) -> T {
         let (answer, effects) = self.depot.command(command);
-        for effect in effects {
-            self.carry_out(effect);
-        }
+        effects.carry_out(|effect| self.carry_out(effect));
         answer
     }
 
@@ -416,6 +447,7 @@ impl<M: Manager> Shared<M> {
             }
             Effect::WentUp { after } => self.emit(&Event::Up { after }),
             Effect::Shed { waited } => self.emit(&Event::Shed { waited }),
+            Effect::Timed(what, nanos) => self.timings.record(what, nanos),
             Effect::Drop(cause) => discard(cause),
             Effect::DropWaker(waker) => discard(waker),
         }

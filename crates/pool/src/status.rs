@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::core::{Timing, Timings};
+use crate::timings::{Timing, Timings};
 
 /// The state of a pool at one moment, and its running totals.
 ///

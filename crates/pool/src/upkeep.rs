@@ -209,11 +209,14 @@ impl Rounds {
 async fn check<M: Manager>(mut reserved: Reserved<M>) {
     let shared = Arc::clone(&reserved.shared);
     let mut custody = Custody::new(&shared, reserved.take());
-    if shared
+    // Moved, so that it is dropped first: it is a resource like any other again before it goes on.
+    let reserved = reserved;
+    let passed = shared
         .run_check(custody.held_mut(), shared.config.check_timeout)
         .await
-        .is_ok()
-    {
+        .is_ok();
+    drop(reserved);
+    if passed {
         shared.shelve(custody.release());
     }
 }

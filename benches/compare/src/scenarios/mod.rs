@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use crate::lane::{Field, Lane};
 use crate::runtime::Arena;
-use crate::slice::STRIDE;
+use crate::tasks::STRIDE;
 use crate::verdict::Verdicts;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

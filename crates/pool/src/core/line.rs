@@ -6,7 +6,10 @@
 //! the order of the list. The rest, those with a timeout of their own and those that rejoined,
 //! keep their deadlines in an ordered set.
 
-use std::{collections::BTreeSet, task::Waker};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    task::Waker,
+};
 
 use super::Moment;
 use crate::slots::{Handoffs, NEVER};
@@ -34,27 +37,34 @@ pub(crate) enum Patience {
 const ORDER: usize = 0;
 const TIMED: usize = 1;
 
+/// What every command touches comes first, so that it shares few cache lines.
 #[derive(Debug, Default)]
+#[repr(C)]
 pub(super) struct Line {
-    entries: Vec<Entry>,
-    free: Vec<u32>,
     order: List<ORDER>,
     timed: List<TIMED>,
+    len: usize,
+    /// Entries whose ticket was given a resource, oldest first.
+    served: VecDeque<u32>,
+    entries: Vec<Entry>,
+    /// Entries that can be used again.
+    free: Vec<u32>,
     /// Deadlines of the waiters that are not in `timed`, where they have one.
     others: BTreeSet<(Moment, u32)>,
-    len: usize,
 }
 
+/// One cache line: it is written by the thread that waits, and read by the one that serves it.
 #[derive(Debug)]
+#[repr(align(64))]
 struct Entry {
     arrival: Arrival,
     since: Moment,
     deadline: Moment,
-    in_line: bool,
     /// Absent for a waiter that has been woken to look around.
     waker: Option<Waker>,
-    is_timed: bool,
     links: [Links; 2],
+    in_line: bool,
+    is_timed: bool,
 }
 
 /// A waiter that left the line.
@@ -98,11 +108,9 @@ impl Line {
     }
 
     /// Whether another waiter fits into the map.
-    pub(super) fn has_room(&mut self, handoffs: &Handoffs) -> bool {
-        if self.free.is_empty() {
-            handoffs.reclaim(|index| self.free.push(index));
-        }
-        !self.free.is_empty() || self.entries.len() < crate::slots::MAX_LEN as usize
+    pub(super) fn has_room(&self) -> bool {
+        let most = crate::slots::MAX_LEN as usize;
+        self.entries.len() < most || self.len + self.served.len() < most
     }
 
     /// Adds a waiter at the place its arrival gives it, which is the tail for all but those that
@@ -164,6 +172,11 @@ impl Line {
         })
     }
 
+    /// Frees the cell of a ticket that was given a resource, once its owner has taken that out.
+    pub(super) fn served(&mut self, index: u32) {
+        self.served.push_back(index);
+    }
+
     /// Frees the cell of a ticket that left the line and will never be asked about again.
     pub(super) fn free(&mut self, index: u32) {
         debug_assert!(
@@ -173,14 +186,18 @@ impl Line {
         self.free.push(index);
     }
 
-    /// Puts another waker in place, and returns the one that is not needed: the old one, or the
-    /// new one if the waiter is no longer in line.
-    pub(super) fn replace_waker(&mut self, index: u32, waker: Waker) -> Option<Waker> {
+    /// Puts another waker in place and returns the old one. Returns the new one as an error if the
+    /// waiter is no longer in line.
+    pub(super) fn replace_waker(
+        &mut self,
+        index: u32,
+        waker: Waker,
+    ) -> Result<Option<Waker>, Waker> {
         let entry = &mut self.entries[index as usize];
         if entry.in_line {
-            entry.waker.replace(waker)
+            Ok(entry.waker.replace(waker))
         } else {
-            Some(waker)
+            Err(waker)
         }
     }
 
@@ -229,16 +246,33 @@ impl Line {
             is_timed,
             links: [Links::default(); 2],
         };
-        if self.free.is_empty() {
-            handoffs.reclaim(|index| self.free.push(index));
-        }
-        if let Some(index) = self.free.pop() {
+        if let Some(index) = self.reuse(handoffs) {
             self.entries[index as usize] = entry;
             return index as usize;
         }
         self.entries.push(entry);
         handoffs.grow(self.entries.len() as u32);
+        // Whatever becomes of the entries, the lists of those to reuse never have to grow.
+        self.free.reserve(self.entries.capacity() - self.free.len());
+        self.served
+            .reserve(self.entries.capacity() - self.served.len());
         self.entries.len() - 1
+    }
+
+    /// An entry whose cell nobody will look at again. Of those that were served only the oldest
+    /// two are looked at: a task that is slow to take its resource must not cost the others time.
+    fn reuse(&mut self, handoffs: &Handoffs) -> Option<u32> {
+        if let Some(index) = self.free.pop() {
+            return Some(index);
+        }
+        for _ in 0..2 {
+            let index = self.served.pop_front()?;
+            if handoffs.is_empty(index) {
+                return Some(index);
+            }
+            self.served.push_back(index);
+        }
+        None
     }
 
     /// Walks both lists and compares them with the counts.

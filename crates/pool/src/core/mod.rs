@@ -18,16 +18,16 @@
 
 mod backoff;
 mod line;
+#[cfg(all(any(test, fuzzing), not(wharf_loom)))]
+pub mod model;
 mod shedding;
 mod shelf;
-mod timings;
 
 pub use backoff::Backoff;
 pub use shedding::Shedding;
 
 pub(crate) use line::{Arrival, Patience, Ticket};
 pub(crate) use shelf::{Look, Shelf, flag};
-pub(crate) use timings::{Timing, Timings};
 
 use std::{
     cmp::Reverse,
@@ -38,7 +38,6 @@ use std::{
 
 use line::{Joining, Line};
 use shedding::CoDel;
-use smallvec::SmallVec;
 
 use crate::{
     slots::{Held, NEVER, Pickup},
@@ -70,40 +69,42 @@ pub(crate) struct Limits {
     pub(crate) epoch: u64,
 }
 
-/// `C` is the cause of a failure to create, shared by all who hear of it.
+/// `C` is the cause of a failure to create, shared by all who hear of it. What every command
+/// touches comes first, so that it shares few cache lines.
+#[repr(C)]
 pub(crate) struct Core<C> {
-    limits: Limits,
     line: Line,
-    /// What became of waiters that were refused, until they come to hear of it.
-    refusals: HashMap<u32, Refusal<C>>,
     next_arrival: u64,
-    /// Lowest first, so that few slots are in use under light load.
-    vacant: BinaryHeap<Reverse<Held>>,
+    waits_served: u64,
+    /// The gate's flags as last set.
+    flags: u64,
+    generation: u64,
     creating: u32,
     live: u32,
     /// Those of the live that upkeep holds.
     reserved: u32,
     closing: u32,
+    /// When upkeep will look next.
+    armed: Moment,
+    /// When the coarse clock is to be advanced; none while it stands.
+    epoch_end: Option<Moment>,
+    closed: bool,
+    drained: bool,
+    pressed: bool,
     health: Health<C>,
+    codel: Option<CoDel>,
+    limits: Limits,
+    /// What became of waiters that were refused, until they come to hear of it.
+    refusals: HashMap<u32, Box<Refusal<C>>>,
+    /// Lowest first, so that few slots are in use under light load.
+    vacant: BinaryHeap<Reverse<Held>>,
     /// The last failure to create, and when.
     last_failure: Option<(Moment, C)>,
     /// No creation for `min_idle` before this, after one was refused.
     refill_at: Moment,
     refused_refills: u32,
-    codel: Option<CoDel>,
-    closed: bool,
-    drained: bool,
-    pressed: bool,
-    generation: u64,
-    /// When the coarse clock is to be advanced; none while it stands.
-    epoch_end: Option<Moment>,
-    /// When upkeep will look next.
-    armed: Moment,
-    /// The gate's flags as last set.
-    flags: u64,
+    counters: Counters,
     random: fastrand::Rng,
-    pub(crate) counters: Counters,
-    pub(crate) timings: Timings,
 }
 
 enum Health<C> {
@@ -112,6 +113,7 @@ enum Health<C> {
 }
 
 struct Outage<C> {
+    number: u64,
     since: Moment,
     /// Probes that failed, the failure that began the outage included.
     attempt: u32,
@@ -144,19 +146,102 @@ pub(crate) enum Effect<C> {
     Shed {
         waited: Duration,
     },
+    /// Record how long something took, in nanoseconds.
+    Timed(Timed, u64),
     /// Something of the user's, to drop without the lock.
     Drop(C),
     DropWaker(Waker),
 }
 
-/// The effects of one command. As many as fit inline for what happens all the time.
-pub(crate) type Effects<C> = SmallVec<[Effect<C>; 4]>;
+/// The effects of one command. Those that happen all the time have places of their own, so that
+/// they neither allocate nor move much memory.
+#[derive(Debug)]
+#[must_use = "effects must be carried out"]
+pub(crate) struct Effects<C> {
+    wake: Option<Waker>,
+    unneeded: Option<Waker>,
+    timed: Option<(Timed, u64)>,
+    rearm: bool,
+    rest: Vec<Effect<C>>,
+}
+
+impl<C> Effects<C> {
+    pub(crate) fn new() -> Self {
+        Self {
+            wake: None,
+            unneeded: None,
+            timed: None,
+            rearm: false,
+            rest: Vec::new(),
+        }
+    }
+
+    fn wake(&mut self, waker: Option<Waker>) {
+        if self.wake.is_none() {
+            self.wake = waker;
+        } else {
+            self.rest.extend(waker.map(Effect::Wake));
+        }
+    }
+
+    fn drop_waker(&mut self, waker: Option<Waker>) {
+        if self.unneeded.is_none() {
+            self.unneeded = waker;
+        } else {
+            self.rest.extend(waker.map(Effect::DropWaker));
+        }
+    }
+
+    fn timed(&mut self, what: Timed, nanos: u64) {
+        if self.timed.is_none() {
+            self.timed = Some((what, nanos));
+        } else {
+            self.rest.push(Effect::Timed(what, nanos));
+        }
+    }
+
+    fn push(&mut self, effect: Effect<C>) {
+        self.rest.push(effect);
+    }
+
+    /// Takes the effects; wake-ups come in the order in which they were decided.
+    #[inline]
+    pub(crate) fn carry_out(self, mut each: impl FnMut(Effect<C>)) {
+        if let Some(waker) = self.wake {
+            each(Effect::Wake(waker));
+        }
+        for effect in self.rest {
+            each(effect);
+        }
+        if let Some((what, nanos)) = self.timed {
+            each(Effect::Timed(what, nanos));
+        }
+        if self.rearm {
+            each(Effect::Rearm);
+        }
+        if let Some(waker) = self.unneeded {
+            each(Effect::DropWaker(waker));
+        }
+    }
+}
+
+/// Something whose duration is recorded, by how it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Timed {
+    WaitServed,
+    WaitTimedOut,
+    WaitCancelled,
+    WaitFailed,
+    Created,
+    CreateFailed,
+    Held,
+}
 
 /// What a creation is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Errand {
-    /// It finds out whether an outage is over.
-    pub(crate) probe: bool,
+    /// The number of the outage whose end it is to find, if that is its purpose.
+    pub(crate) probe: Option<u64>,
     /// The generation in which it began.
     pub(crate) generation: u64,
 }
@@ -220,7 +305,8 @@ pub(crate) enum Enqueued<C> {
     /// There was one after all.
     Granted(Held, Arrival),
     Waiting(Ticket),
-    Refused(Refusal<C>),
+    /// Boxed, so that the other answers are small.
+    Refused(Box<Refusal<C>>),
 }
 
 /// How a creation failed.
@@ -271,6 +357,7 @@ impl<C: Clone> Core<C> {
             line: Line::default(),
             refusals: HashMap::new(),
             next_arrival: 0,
+            waits_served: 0,
             vacant: vacant.map(Reverse).collect(),
             creating: 0,
             live: 0,
@@ -290,7 +377,6 @@ impl<C: Clone> Core<C> {
             flags: flag::DROWSY,
             random: fastrand::Rng::with_seed(seed),
             counters: Counters::default(),
-            timings: Timings::default(),
             limits,
         }
     }
@@ -309,7 +395,7 @@ impl<C: Clone> Core<C> {
         fx: &mut Effects<C>,
     ) -> Enqueued<C> {
         if self.closed {
-            return Enqueued::Refused(Refusal::Closed);
+            return Enqueued::Refused(Box::new(Refusal::Closed));
         }
         self.rouse(shelf, now, fx);
         let rejoins = arrival.is_some();
@@ -330,9 +416,9 @@ impl<C: Clone> Core<C> {
             Patience::Usual => now.saturating_add(self.limits.wait_timeout),
             Patience::Until(deadline) => deadline,
         };
-        if let Some(refusal) = self.refuses(shelf, rejoins, deadline, now) {
+        if let Some(refusal) = self.refuses(rejoins, deadline, now) {
             self.settle(shelf, now, fx);
-            return Enqueued::Refused(refusal);
+            return Enqueued::Refused(Box::new(refusal));
         }
         let usual = patience == Patience::Usual;
         let joining = Joining {
@@ -354,13 +440,8 @@ impl<C: Clone> Core<C> {
         Arrival(self.next_arrival)
     }
 
-    fn refuses(
-        &mut self,
-        shelf: &Shelf,
-        rejoins: bool,
-        deadline: Moment,
-        now: Moment,
-    ) -> Option<Refusal<C>> {
+    #[inline]
+    fn refuses(&mut self, rejoins: bool, deadline: Moment, now: Moment) -> Option<Refusal<C>> {
         if deadline <= now {
             self.counters.waits_timed_out += 1;
             return Some(self.timed_out(now, now));
@@ -378,7 +459,7 @@ impl<C: Clone> Core<C> {
             .max_active
             .saturating_sub(self.live + self.closing) as usize;
         let full = self.line.len() >= self.limits.max_waiters.saturating_add(room);
-        if (full && !rejoins) || !self.line.has_room(&shelf.handoffs) {
+        if (full && !rejoins) || !self.line.has_room() {
             self.counters.overloaded += 1;
             return Some(Refusal::Overloaded {
                 waiting: self.line.len(),
@@ -397,16 +478,16 @@ impl<C: Clone> Core<C> {
         now: Moment,
         fx: &mut Effects<C>,
     ) {
-        fx.extend(
-            self.line
-                .replace_waker(ticket.index, waker)
-                .map(Effect::DropWaker),
-        );
+        match self.line.replace_waker(ticket.index, waker) {
+            Ok(old) => fx.drop_waker(old),
+            // Its outcome came after it looked, and woke the old waker or none.
+            Err(new) => fx.wake(Some(new)),
+        }
         self.settle(shelf, now, fx);
     }
 
     /// Why this ticket's cell says that it failed. Ends the ticket.
-    pub(crate) fn refusal(&mut self, ticket: Ticket) -> Refusal<C> {
+    pub(crate) fn refusal(&mut self, ticket: Ticket) -> Box<Refusal<C>> {
         self.line.free(ticket.index);
         self.refusals
             .remove(&ticket.index)
@@ -423,22 +504,19 @@ impl<C: Clone> Core<C> {
     ) {
         if let Some(left) = self.line.leave(ticket.index) {
             self.counters.waits_cancelled += 1;
-            self.timings
-                .wait_cancelled
-                .record(now.saturating_sub(left.since));
-            fx.extend(left.waker.map(Effect::DropWaker));
+            fx.timed(Timed::WaitCancelled, now.saturating_sub(left.since));
+            fx.drop_waker(left.waker);
+            self.line.free(ticket.index);
         } else {
             match shelf.handoffs.take(ticket.index) {
                 Pickup::Granted(held) => self.place(shelf, held, now, fx),
                 Pickup::Failed => {
-                    if let Some(cause) = self.refusals.remove(&ticket.index).and_then(cause_of) {
-                        fx.push(Effect::Drop(cause));
-                    }
+                    let refusal = self.refusal(ticket);
+                    fx.rest.extend(cause_of(refusal).map(Effect::Drop));
                 }
                 Pickup::Waiting => unreachable!("bug: a ticket out of line has its outcome"),
             }
         }
-        self.line.free(ticket.index);
         self.settle(shelf, now, fx);
     }
 
@@ -578,10 +656,11 @@ impl<C: Clone> Core<C> {
                 continue;
             }
             let Some(left) = self.line.pop() else { break };
-            self.counters.waits_served += 1;
-            self.timings.wait_served.record(waited);
+            self.waits_served += 1;
+            fx.timed(Timed::WaitServed, waited);
             shelf.handoffs.give(left.index, held);
-            fx.extend(left.waker.map(Effect::Wake));
+            self.line.served(left.index);
+            fx.wake(left.waker);
             return None;
         }
         Some(held)
@@ -606,10 +685,11 @@ impl<C: Clone> Core<C> {
         fx: &mut Effects<C>,
     ) -> Option<Held> {
         let needed = match &self.health {
-            Health::Down(_) => errand.probe,
+            Health::Down(outage) => errand.probe == Some(outage.number),
             Health::Up => self.creating as usize <= self.wanted(shelf, now),
         };
-        if needed && !self.closed && !self.has_surplus() {
+        // Over the bound there is nothing to dial for, even while the surplus is on its way out.
+        if needed && !self.closed && self.occupied() <= self.limits.max_active {
             return Some(held);
         }
         self.counters.create_abandoned += 1;
@@ -631,7 +711,7 @@ impl<C: Clone> Core<C> {
         self.creating -= 1;
         self.live += 1;
         self.counters.created += 1;
-        self.timings.created.record(took);
+        fx.timed(Timed::Created, took);
         self.refused_refills = 0;
         self.refill_at = 0;
         self.rouse(shelf, now, fx);
@@ -657,7 +737,7 @@ impl<C: Clone> Core<C> {
     ) {
         self.end_creation(held, errand);
         self.counters.create_failed += 1;
-        self.timings.create_failed.record(took);
+        fx.timed(Timed::CreateFailed, took);
         if let Some((_, old)) = self.last_failure.replace((now, cause.clone())) {
             fx.push(Effect::Drop(old));
         }
@@ -702,14 +782,14 @@ impl<C: Clone> Core<C> {
     /// their next poll starts what they need on another.
     pub(crate) fn nudge(&mut self, fx: &mut Effects<C>) {
         self.armed = NEVER;
-        fx.extend(self.line.take_wakers().map(Effect::Wake));
+        fx.rest.extend(self.line.take_wakers().map(Effect::Wake));
     }
 
     fn end_creation(&mut self, held: Held, errand: Errand) {
         self.creating -= 1;
         self.vacant.push(Reverse(held));
         if let Health::Down(outage) = &mut self.health
-            && errand.probe
+            && errand.probe == Some(outage.number)
         {
             outage.probing = false;
         }
@@ -736,7 +816,9 @@ impl<C: Clone> Core<C> {
                 self.counters.outages += 1;
                 (now, 1)
             }
-            Health::Down(outage) if errand.probe => (outage.since, outage.attempt + 1),
+            Health::Down(outage) if errand.probe == Some(outage.number) => {
+                (outage.since, outage.attempt + 1)
+            }
             Health::Down(outage) => {
                 // Begun before the outage was known: another word for the same thing.
                 fx.push(Effect::Drop(std::mem::replace(&mut outage.cause, cause)));
@@ -745,7 +827,9 @@ impl<C: Clone> Core<C> {
         };
         let pause = self.limits.backoff.pause(attempt, &mut self.random);
         let probe_at = now.saturating_add(pause);
+        let number = self.counters.outages;
         let outage = Outage {
+            number,
             since,
             attempt,
             probe_at,
@@ -780,7 +864,7 @@ impl<C: Clone> Core<C> {
         }
         if let Health::Down(outage) = &self.health {
             if outage.probe_at <= now && !outage.probing {
-                self.start_creation(true, fx);
+                self.start_creation(fx);
             }
             return;
         }
@@ -790,11 +874,11 @@ impl<C: Clone> Core<C> {
         let wanted = self.wanted(shelf, now);
         while (self.creating as usize) < wanted
             && self.creating < self.limits.max_creating
-            && self.start_creation(false, fx)
+            && self.start_creation(fx)
         {}
     }
 
-    fn start_creation(&mut self, probe: bool, fx: &mut Effects<C>) -> bool {
+    fn start_creation(&mut self, fx: &mut Effects<C>) -> bool {
         if self.occupied() >= self.limits.max_active {
             return false;
         }
@@ -802,9 +886,13 @@ impl<C: Clone> Core<C> {
             return false;
         };
         self.creating += 1;
-        if let Health::Down(outage) = &mut self.health {
-            outage.probing = probe;
-        }
+        let probe = match &mut self.health {
+            Health::Up => None,
+            Health::Down(outage) => {
+                outage.probing = true;
+                Some(outage.number)
+            }
+        };
         fx.push(Effect::Create(
             held,
             Errand {
@@ -957,6 +1045,13 @@ impl<C: Clone> Core<C> {
         }
     }
 
+    pub(crate) fn counters(&self) -> Counters {
+        Counters {
+            waits_served: self.waits_served,
+            ..self.counters
+        }
+    }
+
     pub(crate) fn is_drained(&self) -> bool {
         self.closed && self.occupied() == 0
     }
@@ -1012,13 +1107,11 @@ impl<C: Clone> Core<C> {
             return;
         };
         self.counters.waits_timed_out += 1;
-        self.timings
-            .wait_timed_out
-            .record(now.saturating_sub(left.since));
+        fx.timed(Timed::WaitTimedOut, now.saturating_sub(left.since));
         let refusal = self.timed_out(left.since, now);
-        self.refusals.insert(index, refusal);
+        self.refusals.insert(index, Box::new(refusal));
         shelf.handoffs.fail(index);
-        fx.extend(left.waker.map(Effect::Wake));
+        fx.wake(left.waker);
     }
 
     fn timed_out(&self, since: Moment, now: Moment) -> Refusal<C> {
@@ -1045,18 +1138,16 @@ impl<C: Clone> Core<C> {
         let Some(left) = self.line.leave(index) else {
             return;
         };
-        self.timings
-            .wait_failed
-            .record(now.saturating_sub(left.since));
-        self.refusals.insert(index, refusal);
+        fx.timed(Timed::WaitFailed, now.saturating_sub(left.since));
+        self.refusals.insert(index, Box::new(refusal));
         shelf.handoffs.fail(index);
-        fx.extend(left.waker.map(Effect::Wake));
+        fx.wake(left.waker);
     }
 
     fn arm(&mut self, at: Moment, fx: &mut Effects<C>) {
         if at < self.armed {
             self.armed = at;
-            fx.push(Effect::Rearm);
+            fx.rearm = true;
         }
     }
 
@@ -1064,13 +1155,15 @@ impl<C: Clone> Core<C> {
         self.creating + self.live + self.closing
     }
 
+    /// Whether more exist than may, not counting what is on its way out already.
     fn has_surplus(&self) -> bool {
-        self.occupied() > self.limits.max_active
+        self.creating + self.live > self.limits.max_active
     }
 }
 
-fn cause_of<C>(refusal: Refusal<C>) -> Option<C> {
-    match refusal {
+#[expect(clippy::boxed_local, reason = "as it is stored")]
+fn cause_of<C>(refusal: Box<Refusal<C>>) -> Option<C> {
+    match *refusal {
         Refusal::TimedOut { cause, .. } => cause,
         Refusal::Refused(cause) | Refusal::Down { cause, .. } => Some(cause),
         Refusal::Closed | Refusal::Overloaded { .. } | Refusal::Shed { .. } => None,

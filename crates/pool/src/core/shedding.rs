@@ -24,7 +24,7 @@ pub struct Shedding {
 }
 
 /// CoDel's state. Asked once for each waiter that is about to be served.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct CoDel {
     target: u64,
     interval: u64,

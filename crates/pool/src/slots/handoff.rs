@@ -1,27 +1,25 @@
 //! Hand-off cells: where a waiter finds what it was given, without taking the lock.
 //!
 //! A cell belongs to one ticket at a time. Whoever holds the core's lock writes it once, when
-//! the waiter leaves the line; the ticket's owner alone reads it, empties it and gives it back.
-//! Cells given back pile up on a stack that the core takes whole, under its lock, when it runs
-//! out of cells: nothing is ever popped singly, so there is no ABA to fear.
+//! the waiter leaves the line; the ticket's owner alone reads it and empties it. A cell that was
+//! given a resource and is empty again may be used for the next ticket: the core looks, under its
+//! lock, and needs no word from the owner.
 
 use super::{Held, segments::Segments};
-use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering};
 
 const EMPTY: u64 = 0;
 const FAILED: u64 = u64::MAX;
 
 pub(crate) struct Handoffs {
     cells: Segments<Box<[Cell]>>,
-    /// The top of the stack of cells given back, as index + 1; 0 for none.
-    spent: AtomicU32,
 }
 
+/// One cache line, so that waiters do not disturb each other.
+#[repr(align(64))]
 struct Cell {
     /// `EMPTY`, `FAILED`, or a slot's index + 1.
     state: AtomicU64,
-    /// The cell below this one on the stack.
-    below: AtomicU32,
 }
 
 /// What a waiter finds in its cell.
@@ -38,15 +36,13 @@ pub(crate) enum Pickup {
 impl Handoffs {
     pub(crate) fn new() -> Self {
         Self {
-            cells: Segments::with_base(64),
-            spent: AtomicU32::new(0),
+            cells: Segments::new(64, cells),
         }
     }
 
     /// Makes cells `0..len`. Under the core's lock.
     pub(crate) fn grow(&self, len: u32) {
-        self.cells
-            .grow(len, |part| (0..part).map(|_| Cell::new()).collect());
+        self.cells.grow(len, cells);
     }
 
     /// Gives a waiter a slot. Under the core's lock, to a ticket that is in line.
@@ -68,42 +64,20 @@ impl Handoffs {
         match state.load(Ordering::Acquire) {
             EMPTY => Pickup::Waiting,
             FAILED => {
-                state.store(EMPTY, Ordering::Relaxed);
+                state.store(EMPTY, Ordering::Release);
                 Pickup::Failed
             }
             slot => {
-                state.store(EMPTY, Ordering::Relaxed);
+                state.store(EMPTY, Ordering::Release);
                 Pickup::Granted(Held::of((slot - 1) as u32))
             }
         }
     }
 
-    /// Gives a cell back, by the ticket's owner, whose ticket ends with it.
-    pub(crate) fn release(&self, index: u32) {
-        let cell = self.cell(index);
-        let mut top = self.spent.load(Ordering::Relaxed);
-        loop {
-            cell.below.store(top, Ordering::Relaxed);
-            // Release: whoever takes the stack sees the cell empty and its link set.
-            match self.spent.compare_exchange_weak(
-                top,
-                index + 1,
-                Ordering::Release,
-                Ordering::Relaxed,
-            ) {
-                Ok(_) => return,
-                Err(seen) => top = seen,
-            }
-        }
-    }
-
-    /// Takes all the cells given back so far. Under the core's lock.
-    pub(crate) fn reclaim(&self, mut each: impl FnMut(u32)) {
-        let mut top = self.spent.swap(0, Ordering::Acquire);
-        while let Some(index) = top.checked_sub(1) {
-            top = self.cell(index).below.load(Ordering::Relaxed);
-            each(index);
-        }
+    /// Whether a cell that was given a resource has been emptied. Under the core's lock.
+    pub(crate) fn is_empty(&self, index: u32) -> bool {
+        // It cannot be the emptiness before the gift: that was overwritten under the same lock.
+        self.cell(index).state.load(Ordering::Acquire) == EMPTY
     }
 
     fn cell(&self, index: u32) -> &Cell {
@@ -112,11 +86,14 @@ impl Handoffs {
     }
 }
 
+fn cells(len: u32) -> Box<[Cell]> {
+    (0..len).map(|_| Cell::new()).collect()
+}
+
 impl Cell {
     fn new() -> Self {
         Self {
             state: AtomicU64::new(EMPTY),
-            below: AtomicU32::new(0),
         }
     }
 }

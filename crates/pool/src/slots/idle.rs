@@ -29,37 +29,43 @@ impl IdleSet {
     /// A set for `len` slots (it can grow) whose words are at least `shards`, a power of two, as
     /// long as there are slots enough.
     pub(crate) fn new(len: u32, shards: u32) -> Self {
-        let set = Self {
-            shards: shards.next_power_of_two(),
-            words: Segments::with_base(len),
-        };
-        set.grow(len);
-        set
+        let shards = shards.next_power_of_two();
+        Self {
+            shards,
+            words: Segments::new(len, |part_len| words(part_len, shards)),
+        }
     }
 
     pub(crate) fn grow(&self, len: u32) {
-        self.words.grow(len, |part_len| {
-            let words = self.shards.min(part_len).max(part_len / 64);
-            (0..words)
-                .map(|_| CachePadded::new(AtomicU64::new(0)))
-                .collect()
-        });
+        self.words
+            .grow(len, |part_len| words(part_len, self.shards));
+    }
+
+    /// Takes the lowest idle slot of the thread's home word, if there is one.
+    #[inline]
+    pub(crate) fn take_home(&self) -> Option<Held> {
+        let words = self.words.first();
+        let word = HOME.get() & (words.len() - 1);
+        let (bit, contended) = take_lowest(&words[word])?;
+        if contended {
+            HOME.set(word + 1);
+        }
+        Some(Held::of(slot_of(words, word, bit)))
     }
 
     /// Takes an idle slot, if there is one: the lowest of the thread's home word, or of the
     /// nearest word that has any.
-    #[inline]
     pub(crate) fn take(&self) -> Option<Held> {
-        let words = self.words.first()?;
+        let words = self.words.first();
         let mask = words.len() - 1;
-        let home = home();
+        let home = HOME.get();
         for step in 0..words.len() {
             let word = (home + step) & mask;
             if let Some((bit, contended)) = take_lowest(&words[word]) {
                 if contended {
-                    set_home(word + 1);
+                    HOME.set(word + 1);
                 } else if step > 0 {
-                    set_home(word);
+                    HOME.set(word);
                 }
                 return Some(Held::of(slot_of(words, word, bit)));
             }
@@ -120,6 +126,13 @@ impl IdleSet {
     }
 }
 
+fn words(part_len: u32, shards: u32) -> Words {
+    let words = shards.min(part_len).max(part_len / 64);
+    (0..words)
+        .map(|_| CachePadded::new(AtomicU64::new(0)))
+        .collect()
+}
+
 /// Clears the lowest set bit; says which, and whether another thread got in between.
 #[inline]
 fn take_lowest(word: &AtomicU64) -> Option<(u32, bool)> {
@@ -142,22 +155,8 @@ fn slot_of(words: &Words, word: usize, bit: u32) -> u32 {
     (bit << words.len().trailing_zeros()) | word as u32
 }
 
-/// Where threads begin to look. A new thread gets the next number; one that meets others at its
-/// word moves on; one that finds a resource elsewhere stays there.
-fn home() -> usize {
-    HOME.with(|home| {
-        if home.get() == usize::MAX {
-            static NEXT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
-            home.set(NEXT.fetch_add(1, Ordering::Relaxed) & 0xffff);
-        }
-        home.get()
-    })
-}
-
-fn set_home(word: usize) {
-    HOME.with(|home| home.set(word));
-}
-
 thread_local! {
-    static HOME: Cell<usize> = const { Cell::new(usize::MAX) };
+    /// Where this thread looks first. One that meets others at its word moves on, one that finds
+    /// a resource elsewhere stays there: threads end up apart by themselves.
+    static HOME: Cell<usize> = const { Cell::new(0) };
 }

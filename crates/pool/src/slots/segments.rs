@@ -7,85 +7,78 @@ use std::sync::OnceLock;
 pub(crate) const MAX_LEN: u32 = 1 << 20;
 
 const SMALLEST: u32 = 8;
-const PARTS: usize = 1 + (MAX_LEN / SMALLEST).ilog2() as usize;
+const LATER: usize = (MAX_LEN / SMALLEST).ilog2() as usize;
 
-/// Part 0 holds the first `base` elements, part `k` the `base << (k - 1)` that follow.
+/// The first part holds `base` elements, later part `k` the `base << k` that follow.
 pub(super) struct Segments<T> {
     base: u32,
-    parts: [OnceLock<T>; PARTS],
+    /// Made at once: almost every pool has it alone, and reaches it with one comparison.
+    first: T,
+    later: [OnceLock<T>; LATER],
 }
 
 impl<T> Segments<T> {
-    /// Parts of sizes such that the first `len` elements lie in part 0.
-    pub(super) fn with_base(len: u32) -> Self {
+    /// An array whose first `len` elements lie in the first part; `make` gets that part's length.
+    pub(super) fn new(len: u32, make: impl FnOnce(u32) -> T) -> Self {
         assert!(len <= MAX_LEN, "bug: {len} elements are over {MAX_LEN}");
+        let base = len.next_power_of_two().max(SMALLEST);
         Self {
-            base: len.next_power_of_two().max(SMALLEST),
-            parts: [const { OnceLock::new() }; PARTS],
+            base,
+            first: make(base),
+            later: [const { OnceLock::new() }; LATER],
         }
     }
 
-    /// Makes the parts that hold the first `len` elements; `make` gets a part's length. Only one
-    /// thread may grow at a time, which the caller's lock sees to.
+    /// Makes the parts that hold the first `len` elements. Only one thread may grow at a time,
+    /// which the caller's lock sees to.
     pub(super) fn grow(&self, len: u32, mut make: impl FnMut(u32) -> T) {
         assert!(len <= MAX_LEN, "bug: {len} elements are over {MAX_LEN}");
-        let Some(last) = len.checked_sub(1) else {
-            return;
-        };
-        for part in 0..=self.locate(last).0 {
-            self.parts[part].get_or_init(|| make(self.part_len(part)));
+        for (part, made) in self.later.iter().enumerate() {
+            if self.start_of(part) >= len {
+                return;
+            }
+            made.get_or_init(|| make(self.start_of(part)));
         }
     }
 
     /// The part that holds `index`, and the offset in it. Panics if that part was not made.
+    #[inline]
     pub(super) fn part_of(&self, index: u32) -> (&T, u32) {
-        let (part, offset) = self.locate(index);
-        (
-            self.parts[part].get().expect("bug: index beyond growth"),
-            offset,
-        )
+        if index < self.base {
+            (&self.first, index)
+        } else {
+            self.later_part_of(index)
+        }
     }
 
-    /// Part 0, which almost every pool has alone.
-    pub(super) fn first(&self) -> Option<&T> {
-        self.parts[0].get()
+    #[cold]
+    fn later_part_of(&self, index: u32) -> (&T, u32) {
+        let part = (index / self.base).ilog2() as usize;
+        let made = self.later[part].get().expect("bug: index beyond growth");
+        (made, index - self.start_of(part))
     }
 
-    /// The parts made so far after part 0, each with the index of its first element.
+    #[inline]
+    pub(super) fn first(&self) -> &T {
+        &self.first
+    }
+
+    /// The parts made so far after the first, each with the index of its first element.
     pub(super) fn later(&self) -> impl Iterator<Item = (u32, &T)> {
-        self.iter().skip(1)
+        self.later
+            .iter()
+            .enumerate()
+            .map_while(|(part, made)| made.get().map(|made| (self.start_of(part), made)))
     }
 
     /// The parts made so far, each with the index of its first element.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
-        self.parts
-            .iter()
-            .enumerate()
-            .map_while(|(part, made)| made.get().map(|made| (self.first_of(part), made)))
+        std::iter::once((0, &self.first)).chain(self.later())
     }
 
-    fn locate(&self, index: u32) -> (usize, u32) {
-        if index < self.base {
-            return (0, index);
-        }
-        let part = (index / self.base).ilog2() as usize + 1;
-        (part, index - self.first_of(part))
-    }
-
-    fn first_of(&self, part: usize) -> u32 {
-        if part == 0 {
-            0
-        } else {
-            self.base << (part - 1)
-        }
-    }
-
-    fn part_len(&self, part: usize) -> u32 {
-        if part == 0 {
-            self.base
-        } else {
-            self.first_of(part)
-        }
+    /// The index of a later part's first element, which is also its length.
+    fn start_of(&self, part: usize) -> u32 {
+        self.base << part
     }
 }
 
@@ -95,8 +88,7 @@ mod tests {
 
     #[test]
     fn every_index_has_its_own_place_and_keeps_it_when_the_array_grows() {
-        let array = Segments::with_base(5);
-        array.grow(5, |len| vec![(); len as usize]);
+        let array = Segments::new(5, |len| vec![(); len as usize]);
         let before = std::ptr::from_ref(array.part_of(3).0);
         array.grow(1000, |len| vec![(); len as usize]);
         assert_eq!(before, std::ptr::from_ref(array.part_of(3).0));
@@ -119,7 +111,7 @@ mod tests {
 
     #[test]
     fn the_largest_length_fits_the_smallest_base() {
-        let array = Segments::<u32>::with_base(1);
+        let array = Segments::new(1, |len| len);
         array.grow(MAX_LEN, |len| len);
         assert_eq!(array.iter().map(|(_, len)| len).sum::<u32>(), MAX_LEN);
     }

@@ -66,16 +66,14 @@ pub(crate) struct Stamps {
 impl<R> Table<R> {
     pub(crate) fn new(len: u32) -> Self {
         Self {
-            slots: Segments::with_base(len),
+            slots: Segments::new(len, slots),
         }
     }
 
     /// Makes room for slots `from..len` and mints their tokens. The caller passes every index
     /// once: `from` is the `len` of the call before.
     pub(crate) fn grow(&self, from: u32, len: u32) -> impl Iterator<Item = Held> + use<R> {
-        self.slots.grow(len, |part| {
-            (0..part).map(|_| CachePadded::new(Slot::new())).collect()
-        });
+        self.slots.grow(len, slots);
         (from..len).map(Held::of)
     }
 
@@ -135,6 +133,10 @@ impl<R> Table<R> {
         let (part, offset) = self.slots.part_of(slot);
         &part[offset as usize]
     }
+}
+
+fn slots<R>(len: u32) -> Box<[CachePadded<Slot<R>>]> {
+    (0..len).map(|_| CachePadded::new(Slot::new())).collect()
 }
 
 impl<R> Slot<R> {

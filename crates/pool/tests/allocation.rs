@@ -1,0 +1,325 @@
+//! A warm pool allocates nothing: not for a get and a put, not while waiting, not for a check.
+
+#![allow(
+    unsafe_code,
+    reason = "an allocator is unsafe by its nature; this one only counts"
+)]
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    cell::Cell,
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    runtime::{Builder, Runtime},
+    sync::Barrier,
+    task::{JoinSet, yield_now},
+};
+use wharf::{Manager, Pool};
+
+struct Numbers;
+
+impl Manager for Numbers {
+    type Resource = u64;
+    type Error = Infallible;
+
+    async fn create(&self) -> Result<u64, Infallible> {
+        Ok(7)
+    }
+}
+
+/// Rounds that fill every buffer: cells, lists, histograms, the runtime's queues.
+const WARM_UP: usize = 500;
+const ROUNDS: usize = 2_000;
+
+#[test]
+fn the_counter_counts() {
+    let counter = Counter::new();
+    let runtime = current_thread(counter);
+    runtime.block_on(async {
+        drop(std::hint::black_box(Box::new(1)));
+        counter.run();
+        drop(std::hint::black_box(Box::new(1)));
+        counter.pause();
+        drop(std::hint::black_box(Box::new(1)));
+        assert_eq!(counter.0.count.load(Ordering::SeqCst), 1);
+    });
+}
+
+#[test]
+fn a_warm_get_and_put_allocates_nothing() {
+    let counter = Counter::new();
+    current_thread(counter).block_on(async {
+        let pool = pool(16);
+        for round in 0..WARM_UP + ROUNDS {
+            if round == WARM_UP {
+                counter.run();
+            }
+            drop(pool.get().await.unwrap());
+        }
+        counter.assert_none();
+    });
+}
+
+#[test]
+fn an_owned_lease_and_a_try_get_allocate_nothing() {
+    let counter = Counter::new();
+    current_thread(counter).block_on(async {
+        let pool = pool(16);
+        for round in 0..WARM_UP + ROUNDS {
+            if round == WARM_UP {
+                counter.run();
+            }
+            let owned = pool.get_owned().await.unwrap();
+            drop(owned);
+            drop(pool.try_get().unwrap());
+            drop(pool.try_get_owned().unwrap());
+            drop(pool.get_timeout(Duration::from_secs(1)).await.unwrap());
+        }
+        counter.assert_none();
+    });
+}
+
+#[test]
+fn a_check_at_checkout_and_the_rounds_of_upkeep_allocate_nothing() {
+    let counter = Counter::new();
+    current_thread(counter).block_on(async {
+        let pool = pool(16);
+        for round in 0..WARM_UP + ROUNDS {
+            if round == WARM_UP {
+                counter.run();
+            }
+            // Longer than `check_interval`, and an epoch ends each time.
+            tokio::time::advance(Duration::from_millis(600)).await;
+            drop(pool.get().await.unwrap());
+            if round % 1000 == 0 {
+                // The resource reaches its lifetime now and then; that is not what is measured.
+                counter.pause();
+                pool.invalidate_all();
+                drop(pool.get().await.unwrap());
+                counter.run();
+            }
+        }
+        counter.assert_none();
+        assert!(pool.status().totals.leases as usize > WARM_UP + ROUNDS);
+    });
+}
+
+#[test]
+fn waiting_in_line_allocates_nothing() {
+    share(|pool| async {
+        let lease = pool.get().await.unwrap();
+        yield_now().await;
+        drop(lease);
+    });
+}
+
+#[test]
+fn waiting_with_a_timeout_of_its_own_allocates_nothing() {
+    share(|pool| async {
+        let lease = pool.get_timeout(Duration::from_secs(5)).await.unwrap();
+        yield_now().await;
+        drop(lease);
+    });
+}
+
+#[test]
+fn waiting_without_any_timeout_allocates_nothing() {
+    share(|pool| async {
+        let lease = pool.get_timeout(Duration::MAX).await.unwrap();
+        yield_now().await;
+        drop(lease);
+    });
+}
+
+#[test]
+fn waiting_for_an_owned_lease_allocates_nothing() {
+    share(|pool| async {
+        let lease = pool.get_owned().await.unwrap();
+        yield_now().await;
+        drop(lease);
+    });
+}
+
+#[test]
+fn giving_up_a_wait_allocates_nothing() {
+    share(|pool| async {
+        let lease = pool.get().await.unwrap();
+        let mut vain = std::pin::pin!(pool.get());
+        let waker = std::task::Waker::noop();
+        drop(
+            vain.as_mut()
+                .poll(&mut std::task::Context::from_waker(waker)),
+        );
+        yield_now().await;
+        drop(lease);
+    });
+}
+
+#[test]
+fn waiting_on_several_threads_allocates_nothing() {
+    let counter = Counter::new();
+    let runtime = counter.counted(Builder::new_multi_thread().worker_threads(2));
+    runtime.block_on(take_turns(counter, 16, 4, |pool| async {
+        let lease = pool.get().await.unwrap();
+        yield_now().await;
+        drop(lease);
+    }));
+}
+
+/// A long line that never empties, a short one that does so all the time, and a longer one.
+fn share<F>(turn: impl Fn(&'static Pool<Numbers>) -> F + Copy + Send + Sync + 'static)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    for (tasks, resources) in [(8, 2), (3, 2), (64, 4)] {
+        let counter = Counter::new();
+        current_thread(counter).block_on(take_turns(counter, tasks, resources, turn));
+    }
+}
+
+/// Several tasks go round and round, with more of them than resources. Only what they do once
+/// everybody is warm is counted, and nobody has ended by then.
+async fn take_turns<F>(
+    counter: Counter,
+    tasks: usize,
+    resources: usize,
+    turn: impl Fn(&'static Pool<Numbers>) -> F + Copy + Send + Sync + 'static,
+) where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let pool: &'static _ = Box::leak(Box::new(pool(resources)));
+    let barrier = Arc::new(Barrier::new(tasks + 1));
+    let mut running = JoinSet::new();
+    for _ in 0..tasks {
+        let barrier = Arc::clone(&barrier);
+        running.spawn(async move {
+            for _ in 0..WARM_UP {
+                turn(pool).await;
+            }
+            barrier.wait().await;
+            barrier.wait().await;
+            for _ in 0..ROUNDS {
+                turn(pool).await;
+            }
+            barrier.wait().await;
+            barrier.wait().await;
+        });
+    }
+    barrier.wait().await;
+    counter.run();
+    barrier.wait().await;
+    barrier.wait().await;
+    counter.assert_none();
+    barrier.wait().await;
+    while let Some(ended) = running.join_next().await {
+        ended.unwrap();
+    }
+    let waits = pool.status().totals.waits_served as usize;
+    assert!(waits >= ROUNDS, "only {waits} of the gets waited");
+}
+
+fn pool(max_active: usize) -> Pool<Numbers> {
+    Pool::builder(Numbers)
+        .max_active(max_active)
+        .build()
+        .unwrap()
+}
+
+fn current_thread(counter: Counter) -> Runtime {
+    counter.enlist();
+    counter.counted(Builder::new_current_thread().start_paused(true))
+}
+
+/// Counts the allocations of the threads that are enlisted, while it runs.
+#[derive(Clone, Copy)]
+struct Counter(&'static Counts);
+
+#[derive(Default)]
+struct Counts {
+    counting: AtomicBool,
+    count: AtomicU64,
+}
+
+impl Counter {
+    fn new() -> Self {
+        Self(Box::leak(Box::default()))
+    }
+
+    /// This thread's allocations are counted from now on, while the counter runs.
+    fn enlist(self) {
+        COUNTER.set(Some(self.0));
+    }
+
+    fn counted(self, builder: &mut Builder) -> Runtime {
+        builder
+            .enable_all()
+            .on_thread_start(move || self.enlist())
+            .build()
+            .unwrap()
+    }
+
+    fn run(self) {
+        self.0.counting.store(true, Ordering::SeqCst);
+    }
+
+    fn pause(self) {
+        self.0.counting.store(false, Ordering::SeqCst);
+    }
+
+    #[track_caller]
+    fn assert_none(self) {
+        self.pause();
+        assert_eq!(self.0.count.load(Ordering::SeqCst), 0, "allocations");
+    }
+}
+
+thread_local! {
+    static COUNTER: Cell<Option<&'static Counts>> = const { Cell::new(None) };
+}
+
+fn note() {
+    // A thread that is going down is not counted.
+    if let Ok(Some(counts)) = COUNTER.try_with(Cell::get)
+        && counts.counting.load(Ordering::SeqCst)
+    {
+        counts.count.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+struct Counting;
+
+// SAFETY: every call goes to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        note();
+        // SAFETY: the caller keeps the contract of `alloc`.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        note();
+        // SAFETY: the caller keeps the contract of `alloc_zeroed`.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        note();
+        // SAFETY: the caller keeps the contract of `realloc`.
+        unsafe { System.realloc(block, layout, size) }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        // SAFETY: the caller keeps the contract of `dealloc`.
+        unsafe { System.dealloc(block, layout) }
+    }
+}
