@@ -31,6 +31,7 @@ impl<C: Clone> Depot<C> {
     }
 
     /// Gives the core a command and returns the effects, which the caller must carry out.
+    #[inline(always)]
     pub(crate) fn command<T>(
         &self,
         command: impl FnOnce(&mut Core<C>, &Shelf, &mut Effects<C>) -> T,

@@ -9,31 +9,50 @@ use std::{
     time::Duration,
 };
 
-use pin_project::pin_project;
-use tokio::{
-    runtime::Handle,
-    time::{Instant, timeout_at},
-};
+use pin_project::{pin_project, pinned_drop};
+use tokio::{runtime::Handle, time::timeout_at};
 
 use crate::{
     caught::caught_async,
     config::nanos_or_never,
-    core::{Arrival, Enqueued, Moment, Patience, Refusal, Retirement, Ticket, nanos},
+    core::{Arrival, Enqueued, Moment, Patience, Refusal, Retirement, Ticket, flag, nanos},
     error::{Cause, GetError, Stage},
     manager::Manager,
     observer::Event,
-    shared::{Checkout, Shared, Vetted},
+    shared::{Shared, Vetted},
     slots::{Held, Pickup},
     tasks::{settle, within},
 };
 
-/// Until when a `get` may take.
+/// Until when a `get` may take: as one number, for it is copied on the short way.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Limit {
+pub(crate) struct Limit(u64);
+
+const USUAL: u64 = u64::MAX;
+const IS_MOMENT: u64 = 1 << 63;
+
+impl Limit {
     /// The pool's `wait_timeout`.
-    Usual,
-    For(Duration),
-    Until(Instant),
+    pub(crate) const fn usual() -> Self {
+        Self(USUAL)
+    }
+
+    pub(crate) fn timeout(timeout: Duration) -> Self {
+        Self(nanos(timeout).min(IS_MOMENT - 1))
+    }
+
+    pub(crate) fn until(deadline: Moment) -> Self {
+        Self(deadline.min(IS_MOMENT - 2) | IS_MOMENT)
+    }
+
+    /// How to wait for it, counted from now.
+    fn patience(self, now: Moment) -> Patience {
+        match self.0 {
+            USUAL => Patience::Usual,
+            moment if moment & IS_MOMENT != 0 => Patience::Until(moment & !IS_MOMENT),
+            timeout => Patience::Until(now.saturating_add(timeout)),
+        }
+    }
 }
 
 /// What a `get` ends in: one of the two kinds of lease.
@@ -44,12 +63,19 @@ pub(crate) trait Borrow: Sized {
     fn borrow(handle: Self::Handle, held: Held, taken_at: &'static Location<'static>) -> Self;
 }
 
-/// A `get`. The first poll takes the short way, right in the caller's frame; only if that is
-/// barred is the future for the long way made, by `slowly`, and polled from then on.
-#[pin_project]
+pub(crate) type GetResult<L> = Result<L, GetError<<<L as Borrow>::Manager as Manager>::Error>>;
+
+/// A `get`. The first poll takes the short way, or joins the line; a later one finds what was
+/// handed over. All that is in the caller's frame. Only when there is more to do, a check or
+/// another wait, is the future for the long way made, by `slowly`, and polled from then on.
+#[pin_project(PinnedDrop)]
 pub(crate) struct Get<L: Borrow, F, S> {
+    /// Present until the end, or the long way.
     handle: Option<L::Handle>,
     taken_at: &'static Location<'static>,
+    limit: Limit,
+    began: Moment,
+    wait: Wait,
     slowly: Option<F>,
     #[pin]
     slow: Option<S>,
@@ -57,40 +83,96 @@ pub(crate) struct Get<L: Borrow, F, S> {
 
 impl<L: Borrow, F, S> Get<L, F, S>
 where
-    F: FnOnce(L::Handle) -> S,
+    F: FnOnce(L::Handle, Detour) -> S,
     S: Future<Output = GetResult<L>>,
 {
     #[inline]
-    pub(crate) fn new(handle: L::Handle, taken_at: &'static Location<'static>, slowly: F) -> Self {
+    pub(crate) fn new(
+        handle: L::Handle,
+        taken_at: &'static Location<'static>,
+        limit: Limit,
+        slowly: F,
+    ) -> Self {
         Self {
             handle: Some(handle),
             taken_at,
+            limit,
+            began: 0,
+            wait: Wait::NotBegun,
             slowly: Some(slowly),
             slow: None,
         }
     }
-}
 
-pub(crate) type GetResult<L> = Result<L, GetError<<<L as Borrow>::Manager as Manager>::Error>>;
+    /// What comes of the wait.
+    fn poll_wait(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<GetResult<L>> {
+        let mut this = self.project();
+        let Some(shared) = this.handle.as_ref() else {
+            return poll_slow(this.slow, cx);
+        };
+        if let Wait::NotBegun = this.wait {
+            *this.began = shared.now();
+            *this.wait = Wait::Arriving(None, this.limit.patience(*this.began), *this.began);
+        }
+        let (held, arrival) = match shared.poll_wait(this.wait, cx) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Ok(served)) => served,
+            Poll::Ready(Err(refusal)) => {
+                let error = shared.refused(refusal, *this.began, None);
+                *this.handle = None;
+                return Poll::Ready(Err(error));
+            }
+        };
+        let due = match shared.unless_closed(held).map(|held| shared.vet(held)) {
+            Err(error) => return Poll::Ready(Err(error)),
+            Ok(Vetted::Fit(held)) => {
+                let handle = this.handle.take().expect("bug: it was there above");
+                return Poll::Ready(Ok(L::borrow(handle, held, this.taken_at)));
+            }
+            Ok(Vetted::Unfit) => None,
+            Ok(Vetted::Due(held)) => Some(held),
+        };
+        let detour = Detour {
+            began: *this.began,
+            limit: *this.limit,
+            arrival,
+            due,
+        };
+        let handle = this.handle.take().expect("bug: it was there above");
+        this.slow
+            .set(this.slowly.take().map(|slowly| slowly(handle, detour)));
+        poll_slow(this.slow, cx)
+    }
+}
 
 impl<L: Borrow, F, S> Future for Get<L, F, S>
 where
-    F: FnOnce(L::Handle) -> S,
+    F: FnOnce(L::Handle, Detour) -> S,
     S: Future<Output = GetResult<L>>,
 {
     type Output = GetResult<L>;
 
-    #[inline]
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut this = self.project();
-        if let Some(handle) = this.handle.take() {
-            if let Some(held) = handle.checkout_quickly() {
-                return Poll::Ready(Ok(L::borrow(handle, held, this.taken_at)));
-            }
-            this.slow
-                .set(this.slowly.take().map(|slowly| slowly(handle)));
+    #[inline(always)]
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.as_mut().project();
+        if let (Wait::NotBegun, Some(handle)) = (&this.wait, &this.handle)
+            && let Some(held) = handle.checkout_quickly()
+            && let Some(handle) = this.handle.take()
+        {
+            return Poll::Ready(Ok(L::borrow(handle, held, this.taken_at)));
         }
-        poll_slow(this.slow, cx)
+        self.poll_wait(cx)
+    }
+}
+
+#[pinned_drop]
+impl<L: Borrow, F, S> PinnedDrop for Get<L, F, S> {
+    #[inline]
+    fn drop(self: Pin<&mut Self>) {
+        let this = self.project();
+        if let (Wait::InLine(_), Some(shared)) = (&this.wait, &this.handle) {
+            shared.leave_line(this.wait);
+        }
     }
 }
 
@@ -101,42 +183,53 @@ fn poll_slow<S: Future>(slow: Pin<&mut Option<S>>, cx: &mut Context<'_>) -> Poll
         .poll(cx)
 }
 
+/// Where the long way begins: after the first resource that came was not fit, or is due for a
+/// check.
+pub(crate) struct Detour {
+    began: Moment,
+    limit: Limit,
+    arrival: Arrival,
+    /// Taken into custody by the first poll, which follows at once.
+    due: Option<Held>,
+}
+
 impl<M: Manager> Shared<M> {
-    /// Goes on until there is a resource that is fit, or a reason to give up. The deadline is set
+    /// Goes on until there is a resource that is fit, or a reason to give up. The deadline was set
     /// once, and a resource that turns out unfit does not cost the caller its place in line.
-    pub(crate) async fn get_slowly(&self, limit: Limit) -> Result<Held, GetError<M::Error>> {
-        let mut due = match self.checkout() {
-            Checkout::Fit(held) => return Ok(held),
-            Checkout::Due(held) => Some(Custody::new(self, held)),
-            Checkout::Nothing => None,
+    pub(crate) async fn get_slowly(&self, detour: Detour) -> Result<Held, GetError<M::Error>> {
+        let Detour {
+            began,
+            limit,
+            arrival,
+            due,
+        } = detour;
+        let deadline = match limit.patience(began) {
+            Patience::Usual => began.saturating_add(nanos_or_never(self.config.wait_timeout)),
+            Patience::Until(deadline) => deadline,
         };
-        let began = self.now();
-        let deadline = self.deadline(limit, began);
-        let mut patience = match limit {
-            Limit::Usual => Patience::Usual,
-            Limit::For(_) | Limit::Until(_) => Patience::Until(deadline),
-        };
-        let mut arrival = None;
+        let mut due = due.map(|held| Custody::new(self, held));
         let mut last_cause = None;
         loop {
             let custody = match due.take() {
                 Some(custody) => custody,
                 None => {
-                    let now = if arrival.is_none() { began } else { self.now() };
-                    let waited = Waiting::new(self, arrival, patience, now).await;
-                    let (held, arrived) = waited
+                    let patience = Patience::Until(deadline);
+                    let waiting = Waiting {
+                        shared: self,
+                        wait: Wait::Arriving(Some(arrival), patience, self.now()),
+                    };
+                    let (held, _) = waiting
+                        .await
                         .map_err(|refusal| self.refused(refusal, began, last_cause.take()))?;
-                    arrival = Some(arrived);
-                    patience = Patience::Until(deadline);
-                    match self.vet(held) {
+                    match self.vet(self.unless_closed(held)?) {
                         Vetted::Fit(held) => return Ok(held),
                         Vetted::Unfit => continue,
                         Vetted::Due(held) => Custody::new(self, held),
                     }
                 }
             };
-            match self.check(custody, &mut arrival, deadline).await {
-                Ok(held) => return Ok(held),
+            match self.check(custody, deadline).await {
+                Ok(held) => return self.unless_closed(held),
                 Err(cause) if deadline <= self.now() => {
                     let waited = self.since(began);
                     let cause = cause.or(last_cause);
@@ -151,12 +244,13 @@ impl<M: Manager> Shared<M> {
         }
     }
 
-    fn deadline(&self, limit: Limit, now: Moment) -> Moment {
-        match limit {
-            Limit::Usual => now.saturating_add(nanos_or_never(self.config.wait_timeout)),
-            Limit::For(timeout) => now.saturating_add(nanos(timeout)),
-            Limit::Until(instant) => self.moment(instant),
+    /// A resource that was granted or checked while the pool was being closed is not handed out.
+    fn unless_closed(&self, held: Held) -> Result<Held, GetError<M::Error>> {
+        if self.depot.shelf.gate.look().has(flag::CLOSED) {
+            self.retire(held, Retirement::Closed);
+            return Err(GetError::Closed);
         }
+        Ok(held)
     }
 
     /// Checks a resource. Dropped half-way, the resource's state is unknown, and its custody
@@ -164,13 +258,8 @@ impl<M: Manager> Shared<M> {
     async fn check(
         &self,
         mut custody: Custody<'_, M>,
-        arrival: &mut Option<Arrival>,
         deadline: Moment,
     ) -> Result<Held, Option<Cause<M::Error>>> {
-        if arrival.is_none() {
-            // From here on others may queue up; should the check fail, it stands before them.
-            *arrival = Some(self.command(|core, _, _| core.arrive()));
-        }
         let run = self.run_check(custody.held_mut(), self.config.check_timeout);
         let outcome = match self.instant(deadline) {
             Some(deadline) => timeout_at(deadline, run).await,
@@ -261,18 +350,11 @@ impl<M: Manager> Shared<M> {
     }
 }
 
-/// Waiting in line for a resource.
-///
-/// The first poll joins the line, or takes an idle resource if nobody waits. Dropped in line, it
-/// leaves it; dropped with a resource already in its cell, it passes that on to the next waiter.
-struct Waiting<'a, M: Manager> {
-    shared: &'a Shared<M>,
-    state: State,
-}
-
-enum State {
-    /// Not polled yet, which happens at once, so that this moment is still the present. The
-    /// arrival is that of a `get` that has been in line before.
+/// A wait in line.
+pub(crate) enum Wait {
+    NotBegun,
+    /// About to be polled, so that this moment is the present. The arrival is that of a `get` that
+    /// has been in line before.
     Arriving(Option<Arrival>, Patience, Moment),
     InLine(Ticket),
     Over,
@@ -280,81 +362,82 @@ enum State {
 
 type Served<M> = Result<(Held, Arrival), Box<Refusal<Cause<<M as Manager>::Error>>>>;
 
-impl<'a, M: Manager> Waiting<'a, M> {
-    fn new(
-        shared: &'a Shared<M>,
-        arrival: Option<Arrival>,
-        patience: Patience,
-        now: Moment,
-    ) -> Self {
-        Self {
-            shared,
-            state: State::Arriving(arrival, patience, now),
+impl<M: Manager> Shared<M> {
+    /// The first poll joins the line, or takes an idle resource if nobody waits.
+    fn poll_wait(&self, wait: &mut Wait, cx: &Context<'_>) -> Poll<Served<M>> {
+        match std::mem::replace(wait, Wait::Over) {
+            Wait::Arriving(arrival, patience, now) => self.join(arrival, patience, now, wait, cx),
+            Wait::InLine(ticket) => self.look_into_cell(ticket, wait, cx),
+            Wait::NotBegun | Wait::Over => panic!("a finished wait was polled again"),
         }
     }
 
     fn join(
-        &mut self,
+        &self,
         arrival: Option<Arrival>,
         patience: Patience,
         now: Moment,
+        wait: &mut Wait,
         cx: &Context<'_>,
     ) -> Poll<Served<M>> {
-        self.shared.settle_in();
+        self.settle_in();
         // Cloned, and dropped if it is not needed, without the lock.
         let mut waker = Some(cx.waker().clone());
         let outcome = self
-            .shared
             .command(|core, shelf, fx| core.enqueue(shelf, arrival, patience, &mut waker, now, fx));
         match outcome {
             Enqueued::Granted(held, arrival) => Poll::Ready(Ok((held, arrival))),
             Enqueued::Refused(refusal) => Poll::Ready(Err(refusal)),
             Enqueued::Waiting(ticket) => {
-                self.state = State::InLine(ticket);
+                *wait = Wait::InLine(ticket);
                 Poll::Pending
             }
         }
     }
 
-    fn look(&mut self, ticket: Ticket, cx: &Context<'_>) -> Poll<Served<M>> {
-        let handoffs = &self.shared.depot.shelf.handoffs;
-        match handoffs.take(ticket.index) {
+    fn look_into_cell(&self, ticket: Ticket, wait: &mut Wait, cx: &Context<'_>) -> Poll<Served<M>> {
+        match self.depot.shelf.handoffs.take(ticket.index) {
             Pickup::Granted(held) => Poll::Ready(Ok((held, ticket.arrival))),
-            Pickup::Failed => {
-                Poll::Ready(Err(self.shared.command(|core, _, _| core.refusal(ticket))))
-            }
+            Pickup::Failed => Poll::Ready(Err(self.command(|core, _, _| core.refusal(ticket)))),
             Pickup::Waiting => {
-                self.shared.settle_in();
+                self.settle_in();
                 let waker = cx.waker().clone();
-                let now = self.shared.now();
-                self.shared
-                    .command(|core, shelf, fx| core.repoll(shelf, &ticket, waker, now, fx));
-                self.state = State::InLine(ticket);
+                let now = self.now();
+                self.command(|core, shelf, fx| core.repoll(shelf, &ticket, waker, now, fx));
+                *wait = Wait::InLine(ticket);
                 Poll::Pending
             }
         }
     }
+
+    /// Leaves the line; a resource that is already in the cell goes to the next waiter.
+    #[cold]
+    fn leave_line(&self, wait: &mut Wait) {
+        if let Wait::InLine(ticket) = std::mem::replace(wait, Wait::Over) {
+            let now = self.now();
+            self.command(|core, shelf, fx| core.cancel(shelf, ticket, now, fx));
+        }
+    }
+}
+
+/// A wait as a future. Dropped in line, it leaves it.
+struct Waiting<'a, M: Manager> {
+    shared: &'a Shared<M>,
+    wait: Wait,
 }
 
 impl<M: Manager> Future for Waiting<'_, M> {
     type Output = Served<M>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match std::mem::replace(&mut self.state, State::Over) {
-            State::Arriving(arrival, patience, now) => self.join(arrival, patience, now, cx),
-            State::InLine(ticket) => self.look(ticket, cx),
-            State::Over => panic!("a finished wait was polled again"),
-        }
+        let this = &mut *self;
+        this.shared.poll_wait(&mut this.wait, cx)
     }
 }
 
 impl<M: Manager> Drop for Waiting<'_, M> {
     fn drop(&mut self) {
-        if let State::InLine(ticket) = std::mem::replace(&mut self.state, State::Over) {
-            let now = self.shared.now();
-            self.shared
-                .command(|core, shelf, fx| core.cancel(shelf, ticket, now, fx));
-        }
+        self.shared.leave_line(&mut self.wait);
     }
 }
 

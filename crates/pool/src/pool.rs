@@ -91,7 +91,7 @@ impl<M: Manager> Pool<M> {
     #[track_caller]
     #[inline]
     pub fn get(&self) -> impl Future<Output = Result<Lease<'_, M>, GetError<M::Error>>> + Send {
-        self.get_limited(Limit::Usual)
+        self.get_limited(Limit::usual())
     }
 
     /// Like [`get`](Pool::get), with a timeout of its own in place of `wait_timeout`. With a
@@ -105,7 +105,7 @@ impl<M: Manager> Pool<M> {
         &self,
         timeout: Duration,
     ) -> impl Future<Output = Result<Lease<'_, M>, GetError<M::Error>>> + Send {
-        self.get_limited(Limit::For(timeout))
+        self.get_limited(Limit::timeout(timeout))
     }
 
     /// Like [`get`](Pool::get), with a deadline in place of `wait_timeout`.
@@ -118,7 +118,7 @@ impl<M: Manager> Pool<M> {
         &self,
         deadline: Instant,
     ) -> impl Future<Output = Result<Lease<'_, M>, GetError<M::Error>>> + Send {
-        self.get_limited(Limit::Until(deadline))
+        self.get_limited(Limit::until(self.shared.moment(deadline)))
     }
 
     #[track_caller]
@@ -131,8 +131,9 @@ impl<M: Manager> Pool<M> {
         Get::new(
             &*self.shared,
             caller,
-            move |shared: &Shared<M>| async move {
-                let held = shared.get_slowly(limit).await?;
+            limit,
+            move |shared: &Shared<M>, detour| async move {
+                let held = shared.get_slowly(detour).await?;
                 Ok(Lease::borrow(shared, held, caller))
             },
         )
@@ -147,7 +148,7 @@ impl<M: Manager> Pool<M> {
     pub fn get_owned(
         &self,
     ) -> impl Future<Output = Result<OwnedLease<M>, GetError<M::Error>>> + Send + use<M> {
-        self.get_owned_limited(Limit::Usual)
+        self.get_owned_limited(Limit::usual())
     }
 
     /// Like [`get_timeout`](Pool::get_timeout), for a lease that does not borrow the pool.
@@ -160,7 +161,7 @@ impl<M: Manager> Pool<M> {
         &self,
         timeout: Duration,
     ) -> impl Future<Output = Result<OwnedLease<M>, GetError<M::Error>>> + Send + use<M> {
-        self.get_owned_limited(Limit::For(timeout))
+        self.get_owned_limited(Limit::timeout(timeout))
     }
 
     /// Like [`get_deadline`](Pool::get_deadline), for a lease that does not borrow the pool.
@@ -173,7 +174,7 @@ impl<M: Manager> Pool<M> {
         &self,
         deadline: Instant,
     ) -> impl Future<Output = Result<OwnedLease<M>, GetError<M::Error>>> + Send + use<M> {
-        self.get_owned_limited(Limit::Until(deadline))
+        self.get_owned_limited(Limit::until(self.shared.moment(deadline)))
     }
 
     #[track_caller]
@@ -182,11 +183,13 @@ impl<M: Manager> Pool<M> {
         limit: Limit,
     ) -> impl Future<Output = Result<OwnedLease<M>, GetError<M::Error>>> + Send + use<M> {
         let caller = Location::caller();
+        let shared = Arc::clone(&self.shared);
         Get::new(
-            Arc::clone(&self.shared),
+            shared,
             caller,
-            move |shared: Arc<Shared<M>>| async move {
-                let held = shared.get_slowly(limit).await?;
+            limit,
+            move |shared: Arc<Shared<M>>, detour| async move {
+                let held = shared.get_slowly(detour).await?;
                 Ok(OwnedLease::borrow(shared, held, caller))
             },
         )
@@ -462,7 +465,7 @@ impl<M: Manager> Shared<M> {
                 detached: counters.detached,
                 outages: counters.outages,
             },
-            times: Times(self.timings.sum()),
+            times: Times::of(&self.timings),
         }
     }
 }

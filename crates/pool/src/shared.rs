@@ -6,6 +6,7 @@ use std::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU32, AtomicU64},
     },
+    task::Waker,
     time::Duration,
 };
 
@@ -405,25 +406,43 @@ impl<M: Manager> Shared<M> {
     }
 
     /// Gives the core a command and carries out what it decided.
+    #[inline]
     pub(crate) fn command<T>(
         &self,
         command: impl FnOnce(&mut Core<Cause<M::Error>>, &Shelf, &mut Effects<Cause<M::Error>>) -> T,
     ) -> T {
-        let (answer, effects) = self.depot.command(command);
-        effects.carry_out(|effect| self.carry_out(effect));
+        let (answer, mut effects) = self.depot.command(command);
+        let (wake, timed) = effects.take_usual();
+        if let Some(waker) = wake {
+            self.wake(waker);
+        }
+        if let Some((what, nanos)) = timed {
+            self.timings.record(what, nanos);
+        }
+        if !effects.is_empty() {
+            self.carry_out_rest(&mut effects);
+        }
         answer
+    }
+
+    #[inline]
+    fn wake(&self, waker: Waker) {
+        if let Err(message) = caught(|| waker.wake()) {
+            self.emit(&Event::Panicked {
+                method: "wake",
+                message: &message,
+            });
+        }
+    }
+
+    #[cold]
+    fn carry_out_rest(&self, effects: &mut Effects<Cause<M::Error>>) {
+        effects.carry_out(|effect| self.carry_out(effect));
     }
 
     fn carry_out(&self, effect: Effect<Cause<M::Error>>) {
         match effect {
-            Effect::Wake(waker) => {
-                if let Err(message) = caught(|| waker.wake()) {
-                    self.emit(&Event::Panicked {
-                        method: "wake",
-                        message: &message,
-                    });
-                }
-            }
+            Effect::Wake(waker) => self.wake(waker),
             Effect::Create(held, errand) => self.spawn(tasks::create(self.this(), held, errand)),
             Effect::Destroy(held, why) => {
                 self.emit(&Event::Retired { why });

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crate::timings::{Timing, Timings};
+use crate::{
+    core::Timed,
+    timings::{Timing, TimingShards},
+};
 
 /// The state of a pool at one moment, and its running totals.
 ///
@@ -81,48 +84,42 @@ pub struct Totals {
 
 /// How long things took, by how they ended. Nothing is recorded for a `get` that finds an idle
 /// resource.
-#[derive(Debug, Clone)]
-pub struct Times(pub(crate) Timings);
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Times {
+    /// Waits that ended with a resource.
+    pub wait_served: Summary,
+    /// Waits that ended at their deadline.
+    pub wait_timed_out: Summary,
+    /// Waits that the caller gave up.
+    pub wait_cancelled: Summary,
+    /// Waits that ended with any other error.
+    pub wait_failed: Summary,
+    /// Creations that succeeded.
+    pub created: Summary,
+    /// Creations that failed, timed out or panicked.
+    pub create_failed: Summary,
+    /// Leases, of which one in 64 is timed.
+    pub held: Summary,
+}
 
 impl Times {
-    /// Waits that ended with a resource.
-    pub fn wait_served(&self) -> Summary {
-        Summary::of(&self.0.wait_served)
-    }
-
-    /// Waits that ended at their deadline.
-    pub fn wait_timed_out(&self) -> Summary {
-        Summary::of(&self.0.wait_timed_out)
-    }
-
-    /// Waits that the caller gave up.
-    pub fn wait_cancelled(&self) -> Summary {
-        Summary::of(&self.0.wait_cancelled)
-    }
-
-    /// Waits that ended with any other error.
-    pub fn wait_failed(&self) -> Summary {
-        Summary::of(&self.0.wait_failed)
-    }
-
-    /// Creations that succeeded.
-    pub fn created(&self) -> Summary {
-        Summary::of(&self.0.created)
-    }
-
-    /// Creations that failed, timed out or panicked.
-    pub fn create_failed(&self) -> Summary {
-        Summary::of(&self.0.create_failed)
-    }
-
-    /// Leases, of which one in 64 is timed.
-    pub fn held(&self) -> Summary {
-        Summary::of(&self.0.held)
+    pub(crate) fn of(shards: &TimingShards) -> Self {
+        let summary = |what| Summary::of(&shards.of(what));
+        Self {
+            wait_served: summary(Timed::WaitServed),
+            wait_timed_out: summary(Timed::WaitTimedOut),
+            wait_cancelled: summary(Timed::WaitCancelled),
+            wait_failed: summary(Timed::WaitFailed),
+            created: summary(Timed::Created),
+            create_failed: summary(Timed::CreateFailed),
+            held: summary(Timed::Held),
+        }
     }
 }
 
-/// A distribution of durations, in buckets of one significant digit from 1 ns to 1 hour; anything
-/// longer counts as an hour.
+/// A distribution of durations, in buckets a sixteenth wide; the values below are upper ends of
+/// buckets. Anything over an hour counts as a little over an hour.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Summary {
@@ -144,18 +141,15 @@ pub struct Summary {
 
 impl Summary {
     fn of(timing: &Timing) -> Self {
-        let Some(histogram) = timing.histogram() else {
-            return Self::default();
-        };
-        let at = |quantile| Duration::from_nanos(histogram.value_at_quantile(quantile));
+        let at = |share| Duration::from_nanos(timing.quantile(share));
         Self {
-            count: histogram.len(),
-            mean: Duration::from_nanos(histogram.mean() as u64),
+            count: timing.count(),
+            mean: Duration::from_nanos(timing.mean()),
             p50: at(0.5),
             p90: at(0.9),
             p99: at(0.99),
             p999: at(0.999),
-            max: Duration::from_nanos(histogram.max()),
+            max: at(1.0),
         }
     }
 }

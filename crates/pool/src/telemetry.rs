@@ -137,9 +137,9 @@ mod metrics_export {
                     .absolute(count);
             }
             for (quantile, wait) in [
-                ("0.5", status.times.wait_served().p50),
-                ("0.99", status.times.wait_served().p99),
-                ("0.999", status.times.wait_served().p999),
+                ("0.5", status.times.wait_served.p50),
+                ("0.99", status.times.wait_served.p99),
+                ("0.999", status.times.wait_served.p999),
             ] {
                 gauge!("wharf_wait_seconds", "pool" => pool.to_owned(), "quantile" => quantile)
                     .set(wait.as_secs_f64());

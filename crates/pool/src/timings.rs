@@ -1,14 +1,30 @@
 //! How long things took, split by how they ended.
 
-use std::{cell::Cell, sync::PoisonError};
+use std::{
+    cell::Cell,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+};
 
 use crossbeam_utils::CachePadded;
-use hdrhistogram::Histogram;
 
 use crate::core::Timed;
 
-/// The timings of a pool, in parts that threads keep to, so that recording disturbs nobody.
-pub(crate) struct TimingShards(Box<[CachePadded<std::sync::Mutex<Timings>>]>);
+/// The timings of a pool, in parts that threads keep to, so that recording disturbs nobody. One
+/// part is made when its first value comes.
+pub(crate) struct TimingShards(Box<[CachePadded<[OnceLock<Box<Buckets>>; Timed::COUNT]>]>);
+
+/// Log-linear buckets: 16 for each power of two of nanoseconds.
+struct Buckets {
+    counts: [AtomicU64; BUCKETS],
+    sum: AtomicU64,
+}
+
+const SUB_BITS: u32 = 4;
+/// Up to 2^42 nanoseconds, which is over an hour.
+const BUCKETS: usize = (42 - SUB_BITS as usize + 1) << SUB_BITS;
 
 impl TimingShards {
     pub(crate) fn new(shards: u32) -> Self {
@@ -19,104 +35,132 @@ impl TimingShards {
         )
     }
 
+    #[inline]
     pub(crate) fn record(&self, what: Timed, nanos: u64) {
         let shard = &self.0[thread_number() & (self.0.len() - 1)];
-        let mut timings = shard.lock().unwrap_or_else(PoisonError::into_inner);
-        timings.of(what).record(nanos);
+        let buckets = shard[what as usize].get_or_init(Buckets::new);
+        buckets.counts[bucket_of(nanos)].fetch_add(1, Ordering::Relaxed);
+        buckets.sum.fetch_add(nanos, Ordering::Relaxed);
     }
 
-    pub(crate) fn sum(&self) -> Timings {
-        let mut sum = Timings::default();
-        for shard in &self.0 {
-            sum.add(&shard.lock().unwrap_or_else(PoisonError::into_inner));
+    /// What was recorded of one kind, as counts of bucket values, and the sum of the durations.
+    pub(crate) fn of(&self, what: Timed) -> Timing {
+        let mut timing = Timing::default();
+        for buckets in self.0.iter().filter_map(|shard| shard[what as usize].get()) {
+            timing.add(buckets);
         }
-        sum
+        timing
+    }
+}
+
+/// Values below 32 have a bucket each; from there on 16 share a power of two.
+fn bucket_of(nanos: u64) -> usize {
+    let shift = (u64::BITS - nanos.leading_zeros()).saturating_sub(SUB_BITS + 1);
+    let bucket = ((shift as usize) << SUB_BITS) + (nanos >> shift) as usize;
+    bucket.min(BUCKETS - 1)
+}
+
+/// The largest value of a bucket.
+fn value_of(bucket: usize) -> u64 {
+    let shift = (bucket >> SUB_BITS).saturating_sub(1);
+    let least = ((bucket - (shift << SUB_BITS)) as u64) << shift;
+    least + (1 << shift) - 1
+}
+
+impl Buckets {
+    fn new() -> Box<Self> {
+        Box::new(Self {
+            counts: [const { AtomicU64::new(0) }; BUCKETS],
+            sum: AtomicU64::new(0),
+        })
     }
 }
 
 fn thread_number() -> usize {
-    static NEXT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
     thread_local! {
         static NUMBER: Cell<usize> = const { Cell::new(usize::MAX) };
     }
     if NUMBER.get() == usize::MAX {
-        NUMBER.set(NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+        NUMBER.set(NEXT.fetch_add(1, Ordering::Relaxed));
     }
     NUMBER.get()
 }
 
-/// Durations in nanoseconds, up to an hour, to one significant digit. Made when the first value
-/// comes, so that outcomes which never happen cost nothing.
+/// How often each duration was recorded.
 #[derive(Debug, Default, Clone)]
-pub(crate) struct Timing(Option<Box<Histogram<u64>>>);
-
-const LONGEST: u64 = 3_600_000_000_000;
+pub(crate) struct Timing {
+    counts: Vec<u64>,
+    sum: u64,
+}
 
 impl Timing {
-    fn record(&mut self, nanos: u64) {
-        self.0
-            .get_or_insert_with(|| {
-                Box::new(
-                    Histogram::new_with_bounds(1, LONGEST, 1).expect("bug: bounds are constant"),
-                )
-            })
-            .saturating_record(nanos);
+    fn add(&mut self, buckets: &Buckets) {
+        self.counts.resize(BUCKETS, 0);
+        for (count, more) in self.counts.iter_mut().zip(&buckets.counts) {
+            *count += more.load(Ordering::Relaxed);
+        }
+        self.sum += buckets.sum.load(Ordering::Relaxed);
     }
 
-    fn add(&mut self, other: &Timing) {
-        match (&mut self.0, &other.0) {
-            (Some(sum), Some(other)) => {
-                sum.add(&**other).expect("bug: bounds are constant");
+    pub(crate) fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    pub(crate) fn mean(&self) -> u64 {
+        self.sum.checked_div(self.count()).unwrap_or(0)
+    }
+
+    /// The value that this share of the durations does not exceed, from 0 to 1.
+    pub(crate) fn quantile(&self, share: f64) -> u64 {
+        let rank = ((self.count() as f64 * share).ceil() as u64).max(1);
+        let mut seen = 0;
+        for (bucket, count) in self.counts.iter().enumerate() {
+            seen += count;
+            if seen >= rank {
+                return value_of(bucket);
             }
-            (sum @ None, Some(other)) => *sum = Some(other.clone()),
-            (_, None) => {}
         }
-    }
-
-    pub(crate) fn histogram(&self) -> Option<&Histogram<u64>> {
-        self.0.as_deref()
+        0
     }
 }
 
-/// One timing for each outcome.
-#[derive(Debug, Default, Clone)]
-pub(crate) struct Timings {
-    /// Waits that ended with a resource.
-    pub(crate) wait_served: Timing,
-    /// Waits that ended at their deadline.
-    pub(crate) wait_timed_out: Timing,
-    /// Waits that the caller gave up.
-    pub(crate) wait_cancelled: Timing,
-    /// Waits that ended with any other error.
-    pub(crate) wait_failed: Timing,
-    /// Creations that succeeded.
-    pub(crate) created: Timing,
-    /// Creations that failed, timed out or panicked.
-    pub(crate) create_failed: Timing,
-    /// Sampled leases.
-    pub(crate) held: Timing,
-}
+#[cfg(all(test, not(wharf_loom)))]
+mod tests {
+    use super::*;
 
-impl Timings {
-    fn of(&mut self, what: Timed) -> &mut Timing {
-        match what {
-            Timed::WaitServed => &mut self.wait_served,
-            Timed::WaitTimedOut => &mut self.wait_timed_out,
-            Timed::WaitCancelled => &mut self.wait_cancelled,
-            Timed::WaitFailed => &mut self.wait_failed,
-            Timed::Created => &mut self.created,
-            Timed::CreateFailed => &mut self.create_failed,
-            Timed::Held => &mut self.held,
+    #[test]
+    fn every_value_lies_in_its_bucket_and_within_a_sixteenth_of_what_is_said_of_it() {
+        let mut last = 0;
+        for nanos in (0..100_000).chain((17..42).map(|power| (1 << power) + 12_345)) {
+            let bucket = bucket_of(nanos);
+            let value = value_of(bucket);
+            assert!(bucket >= last, "{nanos}");
+            assert!(
+                nanos <= value && value - nanos <= nanos / 16,
+                "{nanos}: {value}"
+            );
+            last = bucket;
         }
+        assert_eq!(bucket_of(u64::MAX), BUCKETS - 1);
     }
 
-    fn add(&mut self, other: &Timings) {
-        self.wait_served.add(&other.wait_served);
-        self.wait_timed_out.add(&other.wait_timed_out);
-        self.wait_cancelled.add(&other.wait_cancelled);
-        self.wait_failed.add(&other.wait_failed);
-        self.created.add(&other.created);
-        self.create_failed.add(&other.create_failed);
-        self.held.add(&other.held);
+    #[test]
+    fn quantiles_and_the_mean_are_those_of_what_was_recorded() {
+        let shards = TimingShards::new(2);
+        for nanos in 1..=1000 {
+            shards.record(Timed::WaitServed, nanos * 1000);
+        }
+        let timing = shards.of(Timed::WaitServed);
+        assert_eq!(timing.count(), 1000);
+        assert_eq!(timing.mean(), 500_500);
+        for (share, exact) in [(0.5, 500_000), (0.99, 990_000), (1.0, 1_000_000)] {
+            let value = timing.quantile(share);
+            assert!(
+                (exact..=exact + exact / 16).contains(&value),
+                "{share}: {value}"
+            );
+        }
+        assert_eq!(shards.of(Timed::Held).quantile(0.5), 0);
     }
 }

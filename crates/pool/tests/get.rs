@@ -38,9 +38,9 @@ fn timeout<T>(
 }
 
 #[track_caller]
-fn assert_failed(cause: Option<Cause<Fault>>, fault: Fault) {
+fn assert_failed(cause: Option<&Cause<Fault>>, fault: Fault) {
     assert!(
-        matches!(&cause, Some(Cause::Failed(error)) if **error == fault),
+        matches!(cause, Some(Cause::Failed(error)) if **error == fault),
         "{cause:?}"
     );
 }
@@ -457,7 +457,7 @@ async fn the_wait_clock_is_not_restarted_by_a_retry() {
     let (stage, cause) = timeout(pool.get_timeout(100 * MS).await, 100 * MS);
     assert!(began.elapsed() <= 102 * MS);
     assert_eq!(stage, Stage::Check);
-    assert_failed(cause, Fault::Outage);
+    assert_failed(cause.as_ref(), Fault::Outage);
     assert_eq!(works.check.calls(), 4);
     settle().await;
     assert_quiet(&pool);
@@ -685,7 +685,7 @@ async fn a_timeout_during_an_outage_names_its_cause() {
     let pool = works.pool(1).build().unwrap();
     let (stage, cause) = timeout(pool.get_timeout(SECOND).await, SECOND);
     assert_eq!(stage, Stage::Create);
-    assert_failed(cause, Fault::Outage);
+    assert_failed(cause.as_ref(), Fault::Outage);
     assert_quiet(&pool);
 }
 
@@ -833,7 +833,7 @@ async fn a_timeout_after_a_failed_check_names_the_failure() {
     works.create.always(Step::Hang);
     let (stage, cause) = timeout(pool.get_timeout(SECOND).await, SECOND);
     assert_eq!(stage, Stage::Create);
-    assert_failed(cause, Fault::Outage);
+    assert_failed(cause.as_ref(), Fault::Outage);
 }
 
 #[tokio::test(start_paused = true)]

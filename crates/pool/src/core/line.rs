@@ -6,10 +6,7 @@
 //! the order of the list. The rest, those with a timeout of their own and those that rejoined,
 //! keep their deadlines in an ordered set.
 
-use std::{
-    collections::{BTreeSet, VecDeque},
-    task::Waker,
-};
+use std::{collections::BTreeSet, task::Waker};
 
 use super::Moment;
 use crate::slots::{Handoffs, NEVER};
@@ -22,7 +19,7 @@ pub(crate) struct Ticket {
 }
 
 /// The position in which a `get` arrived. It keeps it when it has to wait again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Arrival(pub(crate) u64);
 
 /// How long a waiter waits.
@@ -44,8 +41,8 @@ pub(super) struct Line {
     order: List<ORDER>,
     timed: List<TIMED>,
     len: usize,
-    /// Entries whose ticket was given a resource, oldest first.
-    served: VecDeque<u32>,
+    /// The latest arrival that ever joined.
+    newest: Arrival,
     entries: Vec<Entry>,
     /// Entries that can be used again.
     free: Vec<u32>,
@@ -110,26 +107,28 @@ impl Line {
     /// Whether another waiter fits into the map.
     pub(super) fn has_room(&self) -> bool {
         let most = crate::slots::MAX_LEN as usize;
-        self.entries.len() < most || self.len + self.served.len() < most
+        !self.free.is_empty() || self.entries.len() < most
     }
 
     /// Adds a waiter at the place its arrival gives it, which is the tail for all but those that
     /// wait again.
     pub(super) fn join(&mut self, joining: Joining, handoffs: &Handoffs) -> Ticket {
         let arrival = joining.arrival;
-        let at_tail = self
-            .order
-            .last()
-            .is_none_or(|last| self.entries[last].arrival < arrival);
+        // Compared with the newest of all rather than the last in line, whose entry is likely to
+        // be in another processor's cache.
+        let at_tail = self.is_empty() || self.newest < arrival;
+        self.newest = self.newest.max(arrival);
         let timed = joining.usual && at_tail && joining.deadline != NEVER;
         let deadline = joining.deadline;
         let index = self.allocate(joining, timed, handoffs);
 
-        if at_tail {
-            self.order.push_back(&mut self.entries, index);
+        match if at_tail {
+            None
         } else {
-            let next = self.first_after(arrival);
-            self.order.insert_before(&mut self.entries, index, next);
+            self.first_after(arrival)
+        } {
+            None => self.order.push_back(&mut self.entries, index),
+            Some(next) => self.order.insert_before(&mut self.entries, index, next),
         }
         if timed {
             self.timed.push_back(&mut self.entries, index);
@@ -170,11 +169,6 @@ impl Line {
             since,
             waker,
         })
-    }
-
-    /// Frees the cell of a ticket that was given a resource, once its owner has taken that out.
-    pub(super) fn served(&mut self, index: u32) {
-        self.served.push_back(index);
     }
 
     /// Frees the cell of a ticket that left the line and will never be asked about again.
@@ -225,15 +219,16 @@ impl Line {
         .flatten()
     }
 
-    fn first_after(&self, arrival: Arrival) -> usize {
+    /// The first in line that arrived later.
+    fn first_after(&self, arrival: Arrival) -> Option<usize> {
         let mut at = self.order.first();
         while let Some(index) = at {
             if self.entries[index].arrival > arrival {
-                return index;
+                return at;
             }
             at = self.entries[index].next_in::<ORDER>();
         }
-        unreachable!("bug: the tail arrived later, so some waiter did")
+        None
     }
 
     fn allocate(&mut self, joining: Joining, is_timed: bool, handoffs: &Handoffs) -> usize {
@@ -246,33 +241,15 @@ impl Line {
             is_timed,
             links: [Links::default(); 2],
         };
-        if let Some(index) = self.reuse(handoffs) {
+        if let Some(index) = self.free.pop() {
             self.entries[index as usize] = entry;
             return index as usize;
         }
         self.entries.push(entry);
         handoffs.grow(self.entries.len() as u32);
-        // Whatever becomes of the entries, the lists of those to reuse never have to grow.
+        // Whatever becomes of the entries, the list of those to reuse never has to grow.
         self.free.reserve(self.entries.capacity() - self.free.len());
-        self.served
-            .reserve(self.entries.capacity() - self.served.len());
         self.entries.len() - 1
-    }
-
-    /// An entry whose cell nobody will look at again. Of those that were served only the oldest
-    /// two are looked at: a task that is slow to take its resource must not cost the others time.
-    fn reuse(&mut self, handoffs: &Handoffs) -> Option<u32> {
-        if let Some(index) = self.free.pop() {
-            return Some(index);
-        }
-        for _ in 0..2 {
-            let index = self.served.pop_front()?;
-            if handoffs.is_empty(index) {
-                return Some(index);
-            }
-            self.served.push_back(index);
-        }
-        None
     }
 
     /// Walks both lists and compares them with the counts.

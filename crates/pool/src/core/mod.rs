@@ -91,6 +91,8 @@ pub(crate) struct Core<C> {
     closed: bool,
     drained: bool,
     pressed: bool,
+    /// For each slot, the cell in which it was handed over last.
+    claims: Vec<Option<u32>>,
     health: Health<C>,
     codel: Option<CoDel>,
     limits: Limits,
@@ -204,22 +206,36 @@ impl<C> Effects<C> {
         self.rest.push(effect);
     }
 
-    /// Takes the effects; wake-ups come in the order in which they were decided.
+    /// Takes what happens all the time.
     #[inline]
-    pub(crate) fn carry_out(self, mut each: impl FnMut(Effect<C>)) {
-        if let Some(waker) = self.wake {
+    pub(crate) fn take_usual(&mut self) -> (Option<Waker>, Option<(Timed, u64)>) {
+        (self.wake.take(), self.timed.take())
+    }
+
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.wake.is_none()
+            && self.timed.is_none()
+            && self.unneeded.is_none()
+            && !self.rearm
+            && self.rest.is_empty()
+    }
+
+    /// Takes the effects; wake-ups come in the order in which they were decided.
+    pub(crate) fn carry_out(&mut self, mut each: impl FnMut(Effect<C>)) {
+        if let Some(waker) = self.wake.take() {
             each(Effect::Wake(waker));
         }
-        for effect in self.rest {
+        for effect in self.rest.drain(..) {
             each(effect);
         }
-        if let Some((what, nanos)) = self.timed {
+        if let Some((what, nanos)) = self.timed.take() {
             each(Effect::Timed(what, nanos));
         }
-        if self.rearm {
+        if std::mem::take(&mut self.rearm) {
             each(Effect::Rearm);
         }
-        if let Some(waker) = self.unneeded {
+        if let Some(waker) = self.unneeded.take() {
             each(Effect::DropWaker(waker));
         }
     }
@@ -235,6 +251,10 @@ pub(crate) enum Timed {
     Created,
     CreateFailed,
     Held,
+}
+
+impl Timed {
+    pub(crate) const COUNT: usize = Timed::Held as usize + 1;
 }
 
 /// What a creation is for.
@@ -363,6 +383,7 @@ impl<C: Clone> Core<C> {
             live: 0,
             reserved: 0,
             closing: 0,
+            claims: vec![None; limits.max_active as usize],
             health: Health::Up,
             last_failure: None,
             refill_at: 0,
@@ -658,12 +679,20 @@ impl<C: Clone> Core<C> {
             let Some(left) = self.line.pop() else { break };
             self.waits_served += 1;
             fx.timed(Timed::WaitServed, waited);
+            self.claim(held.slot(), left.index);
             shelf.handoffs.give(left.index, held);
-            self.line.served(left.index);
             fx.wake(left.waker);
             return None;
         }
         Some(held)
+    }
+
+    /// Notes which cell a slot goes to. Whoever had the slot before has come and gone, so that the
+    /// cell it found it in can be used again.
+    fn claim(&mut self, slot: u32, cell: u32) {
+        if let Some(before) = self.claims[slot as usize].replace(cell) {
+            self.line.free(before);
+        }
     }
 
     fn retire_live(&mut self, held: Held, why: Retirement, fx: &mut Effects<C>) {
@@ -945,6 +974,8 @@ impl<C: Clone> Core<C> {
     ) {
         self.limits.max_active = max_active;
         self.vacant.extend(minted.map(Reverse));
+        self.claims
+            .resize(self.claims.len().max(max_active as usize), None);
         if self.has_surplus() {
             // Shut the gate first: what is put back after the last look goes the long way.
             self.raise(shelf, flag::SURPLUS);
@@ -1063,33 +1094,27 @@ impl<C: Clone> Core<C> {
     // --- Shared steps --------------------------------------------------------------------------
 
     /// Ends every command: starts what is needed, and brings the gate into line.
+    #[inline]
     fn settle(&mut self, shelf: &Shelf, now: Moment, fx: &mut Effects<C>) {
-        self.pump(shelf, now, fx);
+        if self.occupied() < self.limits.max_active {
+            self.pump(shelf, now, fx);
+        }
         self.raise_settled(shelf, fx);
     }
 
+    #[inline]
     fn raise_settled(&mut self, shelf: &Shelf, fx: &mut Effects<C>) {
-        let mut flags = 0;
-        if !self.line.is_empty() {
-            flags |= flag::WAITING;
-        }
-        if self.closed {
-            flags |= flag::CLOSED;
-        }
-        if self.has_surplus() {
-            flags |= flag::SURPLUS;
-        }
-        if self.epoch_end.is_none() {
-            flags |= flag::DROWSY;
-        }
-        if self.pressed {
-            flags |= flag::PRESSED;
-        }
+        let raised = |flag: u64, is: bool| flag * u64::from(is);
+        let flags = raised(flag::WAITING, !self.line.is_empty())
+            | raised(flag::CLOSED, self.closed)
+            | raised(flag::SURPLUS, self.has_surplus())
+            | raised(flag::DROWSY, self.epoch_end.is_none())
+            | raised(flag::PRESSED, self.pressed);
         if flags != self.flags {
             self.flags = flags;
             shelf.gate.set(flags, self.generation);
         }
-        if self.is_drained() && !self.drained {
+        if self.closed && self.is_drained() && !self.drained {
             self.drained = true;
             fx.push(Effect::Drained);
         }

@@ -23,15 +23,18 @@ mod tests;
 
 pub use driver::Driver;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use super::shedding::CoDel;
-use super::{Backoff, Census, Counters, Limits, Moment, Refusal, Retirement, Shedding, flag};
+use super::{
+    Backoff, Census, Counters, Limits, Moment, Refusal, Retirement, Shedding, Timed, flag,
+};
 use crate::slots::NEVER;
 
 /// Slots that a resize may make, so that the arrays grow beyond their first part.
 const MOST: u32 = 12;
 const FIRST_PART: u32 = 8;
+const CREATING_TAKES: u64 = 3;
 
 /// What one thread does, with a number that picks the lease, waiter, creation or other thing it
 /// is done to. [`Model::apply`] turns that number into the name of a slot or of a `get`.
@@ -197,6 +200,8 @@ struct Deeds {
     created: Vec<(u32, bool)>,
     destroyed: Vec<(u32, Retirement)>,
     news: Vec<News>,
+    /// Durations to record, each with the number of its kind; in any order.
+    timed: Vec<(u8, u64)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -233,7 +238,7 @@ enum Answer {
 }
 
 /// The whole state, and what the last operation came to.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Model {
     setup: Setup,
     max_active: u32,
@@ -336,6 +341,13 @@ struct Outage {
 
 /// What a look at the gate finds: its flags and the generation.
 type Seen = (u64, u64);
+
+impl fmt::Debug for Model {
+    /// What a history begins with; all else follows from it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.setup)
+    }
+}
 
 impl Model {
     pub fn new(setup: Setup) -> Self {
@@ -727,10 +739,10 @@ impl Model {
     }
 
     fn cancel(&mut self, id: u32) {
-        let in_line = self.line.len();
-        self.line.retain(|waiter| waiter.id != id);
-        if self.line.len() < in_line {
+        if let Some(at) = self.line.iter().position(|waiter| waiter.id == id) {
+            let waiter = self.line.remove(at);
             self.counters.waits_cancelled += 1;
+            self.note_time(Timed::WaitCancelled, self.now - waiter.since);
         }
         let fate = self.tickets.remove(&id);
         if let Some(Ok(slot)) = fate.and_then(|fate| fate.outcome) {
@@ -852,6 +864,12 @@ impl Model {
 
     fn end_wait(&mut self, at: usize, outcome: Result<u32, Refusal<u32>>) {
         let waiter = self.line.remove(at);
+        let ended = match &outcome {
+            Ok(_) => Timed::WaitServed,
+            Err(Refusal::TimedOut { .. }) => Timed::WaitTimedOut,
+            Err(_) => Timed::WaitFailed,
+        };
+        self.note_time(ended, self.now - waiter.since);
         if let Some(waker) = waiter.waker {
             self.deeds.woken.push((waiter.id, waker));
         }
@@ -916,6 +934,7 @@ impl Model {
         self.slots[slot as usize].place = Place::Lent;
         self.slots[slot as usize].generation = generation;
         self.counters.created += 1;
+        self.note_time(Timed::Created, CREATING_TAKES);
         self.refused_refills = 0;
         self.refill_at = 0;
         self.rouse();
@@ -932,6 +951,7 @@ impl Model {
     fn fail(&mut self, slot: u32) -> u32 {
         self.slots[slot as usize] = Slot::new();
         self.counters.create_failed += 1;
+        self.note_time(Timed::CreateFailed, CREATING_TAKES);
         let cause = self.counters.create_failed as u32;
         self.last_failure = Some((self.now, cause));
         cause
@@ -1148,6 +1168,10 @@ impl Model {
             .chain(self.epoch_end)
             .min()
             .unwrap_or(NEVER)
+    }
+
+    fn note_time(&mut self, what: Timed, nanos: u64) {
+        self.deeds.timed.push((what as u8, nanos));
     }
 
     // --- Counting ------------------------------------------------------------------------------

@@ -1,9 +1,8 @@
 //! Hand-off cells: where a waiter finds what it was given, without taking the lock.
 //!
 //! A cell belongs to one ticket at a time. Whoever holds the core's lock writes it once, when
-//! the waiter leaves the line; the ticket's owner alone reads it and empties it. A cell that was
-//! given a resource and is empty again may be used for the next ticket: the core looks, under its
-//! lock, and needs no word from the owner.
+//! the waiter leaves the line; the ticket's owner alone reads it and empties it. The core uses the
+//! cell again when the slot that was handed over in it comes back, for then it has been emptied.
 
 use super::{Held, segments::Segments};
 use crate::sync::{AtomicU64, Ordering};
@@ -72,12 +71,6 @@ impl Handoffs {
                 Pickup::Granted(Held::of((slot - 1) as u32))
             }
         }
-    }
-
-    /// Whether a cell that was given a resource has been emptied. Under the core's lock.
-    pub(crate) fn is_empty(&self, index: u32) -> bool {
-        // It cannot be the emptiness before the gift: that was overwritten under the same lock.
-        self.cell(index).state.load(Ordering::Acquire) == EMPTY
     }
 
     fn cell(&self, index: u32) -> &Cell {

@@ -16,7 +16,7 @@ use std::{
 };
 
 use tokio::sync::Semaphore;
-use wharf::{Builder, Event, Failure, Manager, Observer, Pool};
+use wharf::{Builder, Event, Failure, GetError, Manager, Observer, OwnedLease, Pool};
 
 /// A manager whose every method follows a script. Clones are handles to the same works.
 #[derive(Debug, Clone, Default)]
@@ -210,6 +210,11 @@ impl Script {
     pub(crate) fn always(&self, step: Step) -> &Self {
         self.lines().rest = step;
         self
+    }
+
+    /// Takes back what is queued.
+    pub(crate) fn clear(&self) {
+        self.lines().queue.clear();
     }
 
     /// Runs this at the beginning of each call.
@@ -535,4 +540,43 @@ pub(crate) fn assert_closes(pool: &Pool<Works>) -> impl Future<Output = ()> {
         assert_eq!(pool.status().active(), 0, "at {caller}");
         assert_quiet(&pool);
     }
+}
+
+/// A `get` under way, that can be polled by hand.
+pub(crate) type Wait = Pin<Box<dyn Future<Output = Outcome> + Send>>;
+pub(crate) type Outcome = Result<OwnedLease<Works>, GetError<Fault>>;
+
+/// A `get` that stands in line, or waits for a creation.
+#[track_caller]
+pub(crate) fn waiting(pool: &Pool<Works>) -> Wait {
+    joined(pool.get_owned())
+}
+
+/// Polls a `get` for the first time. It must not be over.
+#[track_caller]
+pub(crate) fn joined(get: impl Future<Output = Outcome> + Send + 'static) -> Wait {
+    let mut wait: Wait = Box::pin(get);
+    assert!(poll(wait.as_mut()).is_pending(), "it waits");
+    wait
+}
+
+/// The lease that a wait has come to.
+#[track_caller]
+pub(crate) fn served(wait: &mut Wait) -> OwnedLease<Works> {
+    ended(wait).expect("a lease")
+}
+
+/// What a wait has come to.
+#[track_caller]
+pub(crate) fn ended(wait: &mut Wait) -> Outcome {
+    match poll(wait.as_mut()) {
+        Poll::Ready(outcome) => outcome,
+        Poll::Pending => panic!("it still waits"),
+    }
+}
+
+/// A wait that has come to nothing yet.
+#[track_caller]
+pub(crate) fn assert_waits(wait: &mut Wait) {
+    assert!(poll(wait.as_mut()).is_pending(), "it waits no more");
 }

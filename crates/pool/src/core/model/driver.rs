@@ -7,7 +7,7 @@ use std::{
     task::{Wake, Waker},
 };
 
-use super::{Answer, Deeds, Model, News, Op, Place, own_patience};
+use super::{Answer, CREATING_TAKES, Deeds, Model, News, Op, Place, own_patience};
 use crate::{
     core::{
         Arrival, Core, Effect, Effects, Enqueued, Errand, Look, Moment, Patience, Refusal,
@@ -120,6 +120,8 @@ impl Driver {
         self.deeds.answer = self.perform(op, model);
         self.deeds.woken = std::mem::take(&mut self.rung.lock().unwrap());
         let mut expected = model.deeds.clone();
+        expected.timed.sort_unstable();
+        self.deeds.timed.sort_unstable();
         if op == Op::Tick {
             // In the order of deadlines; those that are due at once, in any.
             expected.woken.sort_unstable();
@@ -501,7 +503,7 @@ impl Driver {
         let (mut held, errand) = self.creating.remove(&slot).expect("a creation");
         self.bear(&mut held, errand.generation);
         let now = self.now;
-        self.command(|core, shelf, fx| core.created(shelf, held, errand, 1, now, fx));
+        self.command(|core, shelf, fx| core.created(shelf, held, errand, CREATING_TAKES, now, fx));
     }
 
     fn fail(&mut self, slot: u32, verdict: Verdict) {
@@ -509,7 +511,15 @@ impl Driver {
         self.failures += 1;
         let (cause, now) = (Cause(Arc::new(CauseInner(self.failures))), self.now);
         self.command(|core, shelf, fx| {
-            core.create_failed(shelf, held, errand, (verdict, cause), 1, now, fx);
+            core.create_failed(
+                shelf,
+                held,
+                errand,
+                (verdict, cause),
+                CREATING_TAKES,
+                now,
+                fx,
+            );
         });
     }
 
@@ -576,6 +586,7 @@ impl Driver {
             }),
             Effect::Drop(cause) => drop(cause),
             Effect::DropWaker(waker) => drop(waker),
+            Effect::Timed(what, nanos) => self.deeds.timed.push((what as u8, nanos)),
         }
     }
 
@@ -594,7 +605,7 @@ impl Driver {
         assert_eq!((flags, look.generation()), model.gate(), "the gate");
         assert_eq!(self.shelf.coarse_now(), model.clock, "the coarse clock");
         assert_eq!(self.core.census(&self.shelf), model.census());
-        assert_eq!(self.core.counters, model.counters);
+        assert_eq!(self.core.counters(), model.counters);
         assert_eq!(self.core.is_drained(), model.drained);
         let oldest = model.line.first().map(|waiter| waiter.since);
         assert_eq!(self.core.oldest_arrival_since(), oldest);
