@@ -32,8 +32,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     for text in ["made for the first lease", "reused by the second"] {
         let mut buffer = pool.get().await?;
         buffer.extend_from_slice(text.as_bytes());
-        println!("{} bytes {text}", buffer.len());
-    } // A lease that is dropped gives its buffer back.
+        println!("{text}: {} bytes", buffer.len());
+        // Here the lease is dropped, and the buffer is back in the pool.
+    }
 
     pool.close().await;
     println!("{} created in all", pool.status().totals.created);

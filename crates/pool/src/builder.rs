@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use tokio::runtime::Handle;
 
 use crate::{
+    budget::Budget,
     config::{Config, OutagePolicy},
     core::{Backoff, Shedding},
     error::BuildError,
@@ -12,7 +13,6 @@ use crate::{
     observer::Observer,
     pool::Pool,
     shared::Shared,
-    tasks::Budget,
 };
 
 /// Builds a [`Pool`]. Every setting has a default; see [`Config`] for what they are and why.
@@ -24,6 +24,13 @@ pub struct Builder<M: Manager> {
     observers: Vec<Box<dyn Observer>>,
     budget: Option<Arc<dyn Budget>>,
     name: Option<String>,
+}
+
+impl<M: Manager> Pool<M> {
+    /// A builder with the default [`Config`].
+    pub fn builder(manager: M) -> Builder<M> {
+        Builder::new(manager)
+    }
 }
 
 macro_rules! settings {
@@ -39,7 +46,7 @@ macro_rules! settings {
 }
 
 impl<M: Manager> Builder<M> {
-    pub(crate) fn new(manager: M) -> Self {
+    fn new(manager: M) -> Self {
         Self {
             manager,
             config: Config::default(),

@@ -13,6 +13,7 @@ use pin_project::{pin_project, pinned_drop};
 use tokio::{runtime::Handle, time::timeout_at};
 
 use crate::{
+    at_home::AtHome,
     caught::caught_async,
     config::nanos_or_never,
     core::{Arrival, Enqueued, Moment, Patience, Refusal, Retirement, Ticket, flag, nanos},
@@ -20,8 +21,9 @@ use crate::{
     manager::Manager,
     observer::Event,
     shared::{Shared, Vetted},
-    slots::{Held, Pickup},
-    tasks::{settle, within},
+    slots::{Held, NEVER, Pickup},
+    sync::Ordering,
+    tasks::settle,
 };
 
 /// Until when a `get` may take: as one number, for it is copied on the short way.
@@ -228,6 +230,16 @@ impl<M: Manager> Shared<M> {
                     }
                 }
             };
+            if deadline <= self.now() {
+                // Too late to wait for a check, but not a reason to destroy what it would cut short.
+                return self
+                    .check_apart(custody.release())
+                    .ok_or_else(|| GetError::Timeout {
+                        stage: Stage::Check,
+                        waited: self.since(began),
+                        cause: last_cause,
+                    });
+            }
             match self.check(custody, deadline).await {
                 Ok(held) => return self.unless_closed(held),
                 Err(cause) if deadline <= self.now() => {
@@ -260,29 +272,24 @@ impl<M: Manager> Shared<M> {
         mut custody: Custody<'_, M>,
         deadline: Moment,
     ) -> Result<Held, Option<Cause<M::Error>>> {
-        let run = self.run_check(custody.held_mut(), self.config.check_timeout);
-        let outcome = match self.instant(deadline) {
-            Some(deadline) => timeout_at(deadline, run).await,
-            None => Ok(run.await),
-        };
-        match outcome {
-            Ok(Ok(())) => Ok(custody.release()),
-            Ok(Err(cause)) => Err(Some(cause)),
-            Err(_) => Err(None),
+        let run = self.run_check(custody.held_mut(), deadline);
+        match AtHome::new(|| self.home(), run).await {
+            Ok(()) => Ok(custody.release()),
+            Err(Cause::TimedOut(_)) if deadline <= self.now() => Err(None),
+            Err(cause) => Err(Some(cause)),
         }
     }
 
     /// Checks a resource apart from any caller. One that passes at the first poll comes back;
     /// else the check goes on in a task, which puts the resource back itself.
     pub(crate) fn check_apart(&self, held: Held) -> Option<Held> {
-        let (shared, home) = (self.this(), self.home());
-        let _context = home.as_ref().map(Handle::enter);
-        let limit = home.as_ref().and(self.config.check_timeout);
-        let mut check = Box::pin(async move {
+        let shared = self.this();
+        let check = async move {
             let mut custody = Custody::new(&shared, held);
-            let passed = shared.run_check(custody.held_mut(), limit).await.is_ok();
+            let passed = shared.run_check(custody.held_mut(), NEVER).await.is_ok();
             passed.then(|| custody.release())
-        });
+        };
+        let mut check = Box::pin(AtHome::new(|| self.home(), check));
         match check.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(passed) => passed,
             Poll::Pending => {
@@ -297,15 +304,26 @@ impl<M: Manager> Shared<M> {
         }
     }
 
-    /// Runs the manager's check, and notes or reports what it says.
+    /// Runs the manager's check until `check_timeout` or the deadline, whichever is first, and
+    /// notes or reports what it says. Without any runtime there are no timers to run it by.
     pub(crate) async fn run_check(
         &self,
         held: &mut Held,
-        limit: Option<Duration>,
+        deadline: Moment,
     ) -> Result<(), Cause<M::Error>> {
         let stamps = self.table.stamps(held.slot());
+        let began = self.now();
+        let until = began
+            .saturating_add(nanos_or_never(self.config.check_timeout))
+            .min(deadline);
+        let limit = Handle::try_current().ok().and_then(|_| self.instant(until));
         let check = caught_async(|| self.manager.check(self.table.get_mut(held)));
-        let outcome = settle(within(limit, check).await);
+        let outcome = settle(match limit {
+            Some(limit) => timeout_at(limit, check)
+                .await
+                .map_err(|_| self.since(began)),
+            None => Ok(check.await),
+        });
         match &outcome {
             Ok(()) => self.note_good(stamps, self.now()),
             Err(cause) => {
@@ -400,11 +418,13 @@ impl<M: Manager> Shared<M> {
             Pickup::Granted(held) => Poll::Ready(Ok((held, ticket.arrival))),
             Pickup::Failed => Poll::Ready(Err(self.command(|core, _, _| core.refusal(ticket)))),
             Pickup::Waiting => {
+                let index = ticket.index;
+                // Back before anything can panic: a wait that is dropped must leave the line.
+                *wait = Wait::InLine(ticket);
                 self.settle_in();
                 let waker = cx.waker().clone();
                 let now = self.now();
-                self.command(|core, shelf, fx| core.repoll(shelf, &ticket, waker, now, fx));
-                *wait = Wait::InLine(ticket);
+                self.command(|core, shelf, fx| core.repoll(shelf, index, waker, now, fx));
                 Poll::Pending
             }
         }
@@ -449,6 +469,12 @@ pub(crate) struct Custody<'a, M: Manager> {
 
 impl<'a, M: Manager> Custody<'a, M> {
     pub(crate) fn new(shared: &'a Shared<M>, held: Held) -> Self {
+        // Not lent, so it cannot be overdue.
+        shared
+            .table
+            .stamps(held.slot())
+            .leased
+            .store(NEVER, Ordering::Relaxed);
         Self {
             shared,
             held: Some(held),

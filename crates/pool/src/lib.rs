@@ -132,7 +132,7 @@
 //! # What it costs
 //!
 //! A `get` that finds an idle resource, and the return of its lease, take two atomic read-modify-write
-//! operations, two or three loads, a few stores to memory of the slot's own, and your
+//! operations, a few loads, a few stores to the slot's own memory, and your
 //! [`is_alive`](Manager::is_alive) and [`reset`](Manager::reset). They take no lock, allocate nothing,
 //! touch no counter that threads share, and read no clock, but for one lease in 64 whose length is
 //! measured. That is why idle times, lifetimes and check intervals are kept by a coarse clock: never
@@ -166,35 +166,50 @@
 //!
 //! Gauges and `wharf_gets_total` are brought up to date by upkeep, the others as things happen.
 
+// A file imports only files below it in this list.
 mod builder;
 mod dynamic;
-mod lease;
-mod pool;
-mod upkeep;
 
-mod config;
-mod error;
-mod get;
-mod manager;
-mod observer;
-mod shared;
-mod status;
+mod pool;
+
+mod effects;
+mod home;
+mod lease;
 mod tasks;
 mod telemetry;
+mod upkeep;
+
+mod get;
+mod shared;
+
+mod at_home;
+mod budget;
+mod caught;
+mod config;
+mod depot;
+mod error;
+mod manager;
+mod observer;
+mod status;
 mod timings;
 
-mod caught;
 mod core;
-mod depot;
 mod slots;
 mod sync;
 
 #[cfg(all(test, wharf_loom))]
 mod loom_tests;
+#[cfg(test)]
+mod pool_scenarios;
 #[cfg(all(test, not(wharf_loom)))]
 mod race_tests;
 #[cfg(test)]
 mod scenarios;
+
+/// The program in the README, which is compiled with the documentation's tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
 
 pub use builder::Builder;
 pub use config::{Config, OutagePolicy};

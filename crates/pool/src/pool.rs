@@ -11,7 +11,7 @@ use std::{
 use tokio::time::{Instant, timeout};
 
 use crate::{
-    builder::Builder,
+    at_home::AtHome,
     config::{self, Config},
     core::{Retirement, flag},
     error::{AddError, BuildError, CloseError, GetError, TryGetError},
@@ -58,11 +58,6 @@ pub struct Pool<M: Manager> {
 }
 
 impl<M: Manager> Pool<M> {
-    /// A builder with the default [`Config`].
-    pub fn builder(manager: M) -> Builder<M> {
-        Builder::new(manager)
-    }
-
     pub(crate) fn new(shared: Arc<Shared<M>>) -> Self {
         let closing = Arc::new(CloseOnDrop(Arc::clone(&shared)));
         Self {
@@ -311,7 +306,7 @@ impl<M: Manager> Pool<M> {
     pub fn resize(&self, max_active: usize) -> Result<(), BuildError> {
         config::within("max_active", max_active, 1, MAX_LEN as usize)?;
         let shared = &self.shared;
-        let _alone = shared
+        let alone = shared
             .resizing
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
@@ -320,7 +315,12 @@ impl<M: Manager> Pool<M> {
         let minted = shared.table.grow(slots, wanted.max(slots));
         shared.slots.store(wanted.max(slots), Ordering::Release);
         let now = shared.now();
-        shared.command(|core, shelf, fx| core.resize(shelf, wanted, minted, now, fx));
+        let ((), mut effects) = shared
+            .depot
+            .command(|core, shelf, fx| core.resize(shelf, wanted, minted, now, fx));
+        // What follows runs the user's code, which may resize the pool as well.
+        drop(alone);
+        effects.carry_out(|effect| shared.carry_out(effect));
         Ok(())
     }
 
@@ -354,7 +354,8 @@ impl<M: Manager> Pool<M> {
         let shared = Arc::clone(&self.shared);
         async move {
             let began = shared.now();
-            if timeout(limit, closed).await.is_ok() {
+            let wait = async { timeout(limit, closed).await };
+            if AtHome::new(|| shared.home(), wait).await.is_ok() {
                 return Ok(());
             }
             let census = shared.depot.query(|core, shelf| core.census(shelf));

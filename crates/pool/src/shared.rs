@@ -3,10 +3,9 @@
 use std::{
     panic::Location,
     sync::{
-        Arc, Mutex, PoisonError, Weak,
+        Arc, Mutex, Weak,
         atomic::{AtomicBool, AtomicU32, AtomicU64},
     },
-    task::Waker,
     time::Duration,
 };
 
@@ -17,18 +16,17 @@ use tokio::{
 };
 
 use crate::{
+    budget::Budget,
     caught::caught,
     config::{Config, nanos_or_never},
-    core::{Core, Effect, Effects, Look, Moment, Retirement, Shelf, Timed, nanos},
+    core::{Look, Moment, Retirement, Timed, nanos},
     depot::Depot,
     error::Cause,
     manager::Manager,
     observer::{Event, Observer},
-    slots::{Held, Stamps, Stored, Table},
+    slots::{Held, NEVER, Stamps, Stored, Table},
     sync::Ordering,
-    tasks::{self, Budget},
     timings::TimingShards,
-    upkeep,
 };
 
 pub(crate) struct Shared<M: Manager> {
@@ -53,12 +51,12 @@ pub(crate) struct Shared<M: Manager> {
     pub(crate) timings: TimingShards,
     observers: Vec<Box<dyn Observer>>,
     birth: Instant,
-    home: Mutex<Option<Handle>>,
+    pub(crate) home: Mutex<Option<Handle>>,
     /// Which upkeep is the pool's; an earlier one ends when it notices.
-    tenancy: AtomicU64,
+    pub(crate) tenancy: AtomicU64,
     /// There is no upkeep: no runtime has been seen yet, or it has shut down.
-    homeless: AtomicBool,
-    this: Weak<Self>,
+    pub(crate) homeless: AtomicBool,
+    pub(crate) this: Weak<Self>,
 }
 
 /// The configured durations in nanoseconds, `NEVER` for none.
@@ -222,9 +220,12 @@ impl<M: Manager> Shared<M> {
         let stamps = self.table.stamps(held.slot());
         let leases = stamps.leases.load(Ordering::Relaxed) + 1;
         stamps.leases.store(leases, Ordering::Relaxed);
-        stamps
-            .leased
-            .store(self.depot.shelf.coarse_now(), Ordering::Relaxed);
+        let latest = self
+            .depot
+            .shelf
+            .coarse_now()
+            .saturating_add(self.spans.epoch);
+        stamps.leased.store(latest, Ordering::Relaxed);
         stamps.set_leased_from(at);
         if leases % SAMPLED == 0 {
             stamps.sampled.store(self.now().max(1), Ordering::Relaxed);
@@ -257,6 +258,7 @@ impl<M: Manager> Shared<M> {
             return self.retire(held, Retirement::Lifetime);
         }
         stamps.returned.store(now, Ordering::Relaxed);
+        stamps.leased.store(NEVER, Ordering::Relaxed);
         self.command(|core, shelf, fx| core.returned(shelf, held, now, fx));
     }
 
@@ -296,7 +298,8 @@ impl<M: Manager> Shared<M> {
             self.retire(held, Retirement::Lifetime);
             return Vetted::Unfit;
         }
-        if stale <= now {
+        // What is kept for `min_idle` is there to be lent, however long it was idle.
+        if stale <= now && self.depot.shelf.idle.len() >= self.config.min_idle {
             self.retire(held, Retirement::Idle);
             return Vetted::Unfit;
         }
@@ -390,7 +393,7 @@ impl<M: Manager> Shared<M> {
         );
     }
 
-    // --- Commands and their effects ------------------------------------------------------------
+    // --- Time, and word of what happens --------------------------------------------------------
 
     pub(crate) fn now(&self) -> Moment {
         nanos(self.birth.elapsed())
@@ -405,73 +408,6 @@ impl<M: Manager> Shared<M> {
         nanos(instant.saturating_duration_since(self.birth))
     }
 
-    /// Gives the core a command and carries out what it decided.
-    #[inline]
-    pub(crate) fn command<T>(
-        &self,
-        command: impl FnOnce(&mut Core<Cause<M::Error>>, &Shelf, &mut Effects<Cause<M::Error>>) -> T,
-    ) -> T {
-        let (answer, mut effects) = self.depot.command(command);
-        let (wake, timed) = effects.take_usual();
-        if let Some(waker) = wake {
-            self.wake(waker);
-        }
-        if let Some((what, nanos)) = timed {
-            self.timings.record(what, nanos);
-        }
-        if !effects.is_empty() {
-            self.carry_out_rest(&mut effects);
-        }
-        answer
-    }
-
-    #[inline]
-    fn wake(&self, waker: Waker) {
-        if let Err(message) = caught(|| waker.wake()) {
-            self.emit(&Event::Panicked {
-                method: "wake",
-                message: &message,
-            });
-        }
-    }
-
-    #[cold]
-    fn carry_out_rest(&self, effects: &mut Effects<Cause<M::Error>>) {
-        effects.carry_out(|effect| self.carry_out(effect));
-    }
-
-    fn carry_out(&self, effect: Effect<Cause<M::Error>>) {
-        match effect {
-            Effect::Wake(waker) => self.wake(waker),
-            Effect::Create(held, errand) => self.spawn(tasks::create(self.this(), held, errand)),
-            Effect::Destroy(held, why) => {
-                self.emit(&Event::Retired { why });
-                self.spawn(tasks::destroy(self.this(), held));
-            }
-            Effect::Rearm => self.alarm.notify_one(),
-            Effect::Drained => {
-                self.drained.send_replace(true);
-            }
-            Effect::WentDown {
-                cause,
-                attempt,
-                retry_in,
-            } => {
-                self.emit(&Event::Down {
-                    cause: &cause,
-                    attempt,
-                    retry_in,
-                });
-                discard(cause);
-            }
-            Effect::WentUp { after } => self.emit(&Event::Up { after }),
-            Effect::Shed { waited } => self.emit(&Event::Shed { waited }),
-            Effect::Timed(what, nanos) => self.timings.record(what, nanos),
-            Effect::Drop(cause) => discard(cause),
-            Effect::DropWaker(waker) => discard(waker),
-        }
-    }
-
     /// The pool's name in traces and metrics.
     #[cfg(feature = "metrics")]
     pub(crate) fn name(&self) -> &str {
@@ -483,71 +419,6 @@ impl<M: Manager> Shared<M> {
             // An observer that panics has nobody to tell.
             let _ = caught(|| observer.on_event(event));
         }
-    }
-
-    // --- The runtime ---------------------------------------------------------------------------
-
-    /// Makes sure that there is a runtime to create and to keep time on. Called by every `get`
-    /// that has to wait.
-    ///
-    /// # Panics
-    ///
-    /// Panics if there is none and the caller is not on one either.
-    pub(crate) fn settle_in(&self) {
-        if self.homeless.load(Ordering::Acquire) {
-            self.move_to(Handle::current());
-        }
-    }
-
-    pub(crate) fn settle_in_if_possible(&self) {
-        if self.homeless.load(Ordering::Acquire)
-            && let Ok(runtime) = Handle::try_current()
-        {
-            self.move_to(runtime);
-        }
-    }
-
-    #[cold]
-    fn move_to(&self, runtime: Handle) {
-        let tenancy = {
-            let mut home = self.home.lock().unwrap_or_else(PoisonError::into_inner);
-            if !self.homeless.swap(false, Ordering::AcqRel) {
-                return;
-            }
-            *home = Some(runtime);
-            self.tenancy.fetch_add(1, Ordering::AcqRel) + 1
-        };
-        self.spawn(upkeep::run(
-            Weak::clone(&self.this),
-            Arc::clone(&self.alarm),
-            tenancy,
-        ));
-    }
-
-    /// Whether an upkeep is the pool's own.
-    pub(crate) fn is_tenant(&self, tenancy: u64) -> bool {
-        self.tenancy.load(Ordering::Acquire) == tenancy && !self.homeless.load(Ordering::Acquire)
-    }
-
-    /// The runtime has dropped a task of the pool's: it is shutting down. Whoever waits moves the
-    /// pool to where it runs itself.
-    pub(crate) fn lose_home(&self) {
-        self.homeless.store(true, Ordering::Release);
-        self.command(|core, _, fx| core.nudge(fx));
-    }
-
-    /// Runs a task on the pool's runtime. Without one it is dropped, and says so by its drop.
-    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        if let Some(runtime) = self.home() {
-            drop(runtime.spawn(task));
-        }
-    }
-
-    pub(crate) fn home(&self) -> Option<Handle> {
-        self.home
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
     }
 
     pub(crate) fn this(&self) -> Arc<Self> {
@@ -564,14 +435,12 @@ impl<M: Manager> Drop for Shared<M> {
     }
 }
 
-/// Drops something of the user's.
-fn discard<T>(value: T) {
-    // A destructor that panics has nobody to tell.
-    let _ = caught(|| drop(value));
-}
-
 /// Words in the idle set: more than threads, so that most threads have one to themselves.
 fn shards() -> u32 {
+    if cfg!(wharf_loom) {
+        // Loom's threads are one thread to `thread_local`, and must all look in the same word.
+        return 1;
+    }
     let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get());
     (threads.min(64) as u32 * 2).next_power_of_two()
 }

@@ -1,9 +1,9 @@
 //! The tasks that create and destroy resources. Each holds the slot's token in a guard, so that
 //! whatever ends the task, the core hears of it.
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
-use tokio::{sync::OwnedSemaphorePermit, time::timeout};
+use tokio::time::timeout;
 
 use crate::{
     caught::{caught, caught_async},
@@ -14,15 +14,6 @@ use crate::{
     shared::Shared,
     slots::{Held, Stored},
 };
-
-/// A bound that several pools share: each resource needs a unit of it.
-pub(crate) trait Budget: Send + Sync + 'static {
-    /// Waits for a unit, in order of asking.
-    fn acquire(&self) -> Pin<Box<dyn Future<Output = OwnedSemaphorePermit> + Send>>;
-
-    /// Takes a unit if there is one and nobody waits for it.
-    fn try_acquire(&self) -> Option<OwnedSemaphorePermit>;
-}
 
 /// Creates a resource, if it is still needed, and hands it to the core.
 pub(crate) fn create<M: Manager>(

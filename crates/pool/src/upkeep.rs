@@ -82,11 +82,16 @@ struct Rounds {
 impl Rounds {
     /// Does what is due, and says when something will be next.
     fn make<M: Manager>(&mut self, shared: &Arc<Shared<M>>) -> Moment {
+        let next = self.look_around(shared);
+        #[cfg(feature = "metrics")]
+        shared.publish_metrics();
+        next
+    }
+
+    fn look_around<M: Manager>(&mut self, shared: &Arc<Shared<M>>) -> Moment {
         let now = shared.now();
         let next = shared.command(|core, shelf, fx| core.tick(shelf, now, fx));
         let census = shared.depot.query(|core, shelf| core.census(shelf));
-        #[cfg(feature = "metrics")]
-        shared.publish_metrics();
         if census.closed || census.idle + census.leased + census.reserved == 0 {
             return next;
         }
@@ -211,10 +216,7 @@ async fn check<M: Manager>(mut reserved: Reserved<M>) {
     let mut custody = Custody::new(&shared, reserved.take());
     // Moved, so that it is dropped first: it is a resource like any other again before it goes on.
     let reserved = reserved;
-    let passed = shared
-        .run_check(custody.held_mut(), shared.config.check_timeout)
-        .await
-        .is_ok();
+    let passed = shared.run_check(custody.held_mut(), NEVER).await.is_ok();
     drop(reserved);
     if passed {
         shared.shelve(custody.release());

@@ -494,12 +494,12 @@ impl<C: Clone> Core<C> {
     pub(crate) fn repoll(
         &mut self,
         shelf: &Shelf,
-        ticket: &Ticket,
+        index: u32,
         waker: Waker,
         now: Moment,
         fx: &mut Effects<C>,
     ) {
-        match self.line.replace_waker(ticket.index, waker) {
+        match self.line.replace_waker(index, waker) {
             Ok(old) => fx.drop_waker(old),
             // Its outcome came after it looked, and woke the old waker or none.
             Err(new) => fx.wake(Some(new)),
@@ -523,6 +523,7 @@ impl<C: Clone> Core<C> {
         now: Moment,
         fx: &mut Effects<C>,
     ) {
+        self.rouse(shelf, now, fx);
         if let Some(left) = self.line.leave(ticket.index) {
             self.counters.waits_cancelled += 1;
             fx.timed(Timed::WaitCancelled, now.saturating_sub(left.since));
@@ -569,6 +570,7 @@ impl<C: Clone> Core<C> {
 
     /// Destroys idle resources beyond `max_idle`.
     pub(crate) fn trim(&mut self, shelf: &Shelf, now: Moment, fx: &mut Effects<C>) {
+        self.rouse(shelf, now, fx);
         while shelf.idle.len() > self.limits.max_idle as usize {
             let Some(held) = shelf.idle.take() else { break };
             self.retire_live(held, Retirement::Surplus, fx);
@@ -585,6 +587,7 @@ impl<C: Clone> Core<C> {
         now: Moment,
         fx: &mut Effects<C>,
     ) {
+        self.rouse(shelf, now, fx);
         self.retire_live(held, why, fx);
         self.settle(shelf, now, fx);
     }
@@ -597,6 +600,7 @@ impl<C: Clone> Core<C> {
         now: Moment,
         fx: &mut Effects<C>,
     ) {
+        self.rouse(shelf, now, fx);
         self.closing -= 1;
         self.vacant.push(Reverse(held));
         self.settle(shelf, now, fx);
@@ -604,6 +608,7 @@ impl<C: Clone> Core<C> {
 
     /// The holder took the resource out of the pool for good.
     pub(crate) fn detached(&mut self, shelf: &Shelf, held: Held, now: Moment, fx: &mut Effects<C>) {
+        self.rouse(shelf, now, fx);
         self.live -= 1;
         self.counters.detached += 1;
         self.vacant.push(Reverse(held));
@@ -764,6 +769,7 @@ impl<C: Clone> Core<C> {
         now: Moment,
         fx: &mut Effects<C>,
     ) {
+        self.rouse(shelf, now, fx);
         self.end_creation(held, errand);
         self.counters.create_failed += 1;
         fx.timed(Timed::CreateFailed, took);
@@ -947,6 +953,7 @@ impl<C: Clone> Core<C> {
     /// Refuses newcomers, fails the waiters, retires what is idle. The rest follows as it comes
     /// back. Says whether it was open before.
     pub(crate) fn close(&mut self, shelf: &Shelf, now: Moment, fx: &mut Effects<C>) -> bool {
+        self.rouse(shelf, now, fx);
         let was_open = !self.closed;
         if was_open {
             self.closed = true;
@@ -972,6 +979,7 @@ impl<C: Clone> Core<C> {
         now: Moment,
         fx: &mut Effects<C>,
     ) {
+        self.rouse(shelf, now, fx);
         self.limits.max_active = max_active;
         self.vacant.extend(minted.map(Reverse));
         self.claims
@@ -990,6 +998,7 @@ impl<C: Clone> Core<C> {
 
     /// Retires everything created before now.
     pub(crate) fn invalidate(&mut self, shelf: &Shelf, now: Moment, fx: &mut Effects<C>) {
+        self.rouse(shelf, now, fx);
         self.generation += 1;
         shelf.gate.set(self.flags, self.generation);
         while let Some(held) = shelf.idle.take() {
@@ -1017,7 +1026,8 @@ impl<C: Clone> Core<C> {
         true
     }
 
-    /// The pool is in use: if its coarse clock was left to stand, it goes again.
+    /// The pool is in use, or something about it changes: if its coarse clock was left to stand, it
+    /// goes again, and upkeep looks around when the epoch ends.
     fn rouse(&mut self, shelf: &Shelf, now: Moment, fx: &mut Effects<C>) {
         if self.epoch_end.is_none() {
             shelf.clock.store(now, Ordering::Relaxed);

@@ -52,7 +52,7 @@ pub(crate) struct Stamps {
     pub(crate) checked: AtomicU64,
     /// The latest moment at which it can have come back.
     pub(crate) returned: AtomicU64,
-    /// The earliest moment at which it can have been lent.
+    /// The latest moment at which it can have been lent; `NEVER` while it is certainly not.
     pub(crate) leased: AtomicU64,
     /// When a sampled lease began, 0 for a lease that is not sampled.
     pub(crate) sampled: AtomicU64,

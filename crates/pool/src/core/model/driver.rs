@@ -398,7 +398,7 @@ impl Driver {
     fn repoll(&mut self, id: u32) {
         let (waker, now) = (self.next_waker(id), self.now);
         let ticket = self.tickets.remove(&id).expect("a ticket");
-        self.command(|core, shelf, fx| core.repoll(shelf, &ticket, waker, now, fx));
+        self.command(|core, shelf, fx| core.repoll(shelf, ticket.index, waker, now, fx));
         self.tickets.insert(id, ticket);
     }
 
