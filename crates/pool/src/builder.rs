@@ -90,8 +90,8 @@ impl<M: Manager> Builder<M> {
         self
     }
 
-    /// The runtime on which the pool creates, destroys and keeps time. It must run for as long as
-    /// the pool is used. By default the one on which the pool is built, or else first waited on;
+    /// The runtime on which the pool creates, destroys and keeps time. Its timers must be enabled,
+    /// and it must run for as long as the pool is used. By default the one on which the pool is built, or else first waited on;
     /// should that shut down, the pool moves to the next one on which somebody waits.
     pub fn runtime(mut self, runtime: Handle) -> Self {
         self.runtime = Some(runtime);
@@ -114,6 +114,10 @@ impl<M: Manager> Builder<M> {
     /// # Errors
     ///
     /// Names the first setting that is out of bounds.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the pool's runtime (see [`runtime`](Builder::runtime)) has its timers disabled.
     pub fn build(self) -> Result<Pool<M>, BuildError> {
         self.config.validate()?;
         let name = self.name.unwrap_or_else(|| "pool".to_owned());

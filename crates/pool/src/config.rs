@@ -11,6 +11,11 @@ use crate::{
 /// The numbers of a pool, as plain data. Every field has a default, chosen for connections to a
 /// server; the builder's methods of the same names set them one by one.
 ///
+/// Every duration must be more than zero and at most 100 years. Those measured against idle,
+/// lent or ageing resources (`idle_timeout`, `max_lifetime`, `check_interval`, `keep_alive`,
+/// `warn_after`) are kept by a coarse clock: never early, except that a check may come early, and
+/// late by up to an eighth of the shortest of them or a second, whichever is less.
+///
 /// With the feature `serde`, durations are read in human form (`"30s"`, `"10m"`), those that can be
 /// switched off also as `"never"`, and an unknown field is an error.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,14 +26,15 @@ pub struct Config {
     /// The most resources that may exist, from 1 to 2²⁰. Those being created, checked and
     /// destroyed count. Default 10, what most pools choose: a server does its best work with few.
     pub max_active: usize,
-    /// Upkeep keeps this many resources idle, as far as `max_active` allows. Default 0: nothing is
-    /// created before it is asked for.
+    /// Upkeep keeps this many resources idle, at most `max_active`, as far as that allows. Default
+    /// 0: nothing is created before it is asked for.
     pub min_idle: usize,
-    /// A resource that comes back when this many are idle is destroyed. Default none: what was
+    /// A resource that comes back when this many are idle is destroyed. From `min_idle` to
+    /// `max_active`. Default none: what was
     /// needed once is likely to be needed again, and `idle_timeout` clears up.
     pub max_idle: Option<usize>,
-    /// A resource idle for longer is destroyed, unless fewer than `min_idle` would be left. Never
-    /// early, late by up to an eighth or a second, whichever is less. Default 10 minutes, below
+    /// A resource idle for longer is destroyed, unless fewer than `min_idle` would be left. Default
+    /// 10 minutes, below
     /// the half hour after which many firewalls forget a connection.
     #[cfg_attr(feature = "serde", serde(with = "crate::config::timeout"))]
     pub idle_timeout: Option<Duration>,
@@ -39,9 +45,10 @@ pub struct Config {
     /// Each resource's lifetime is shortened by a random share of up to this, from 0 to 0.9, so
     /// that resources created together do not end together. Default 0.1.
     pub lifetime_jitter: f64,
-    /// `Manager::check` is skipped at checkout when the last sign of life is younger than this.
-    /// `None`: it is never called at checkout. Default 500 ms (HikariCP's choice): busy resources
-    /// prove themselves, and a dead one is met within half a second of silence.
+    /// `Manager::check` is skipped at checkout when the resource was created or last checked more
+    /// recently than this. Use does not count: the pool cannot know how it went. `None`: it is
+    /// never called at checkout. Default 500 ms (HikariCP's choice): the cost of a check is spread
+    /// over all uses in that time, and a dead resource is met within it.
     #[cfg_attr(feature = "serde", serde(with = "crate::config::timeout"))]
     pub check_interval: Option<Duration>,
     /// Upkeep checks resources that have been idle for this long, one at a time, so that they are
@@ -65,7 +72,7 @@ pub struct Config {
     /// How many callers may wait, at most 2²⁰, beyond those for whom there is room to create. One
     /// more gets `Overloaded` at once. Default 10,000: a bound, and one that no sound load meets.
     pub max_waiters: usize,
-    /// How many creations may run at once, at least 1. Default 8: fast enough to warm up, and no
+    /// How many creations may run at once, from 1 to 2²⁰. Default 8: fast enough to warm up, and no
     /// stampede on a server that has just come back.
     pub max_creating: usize,
     /// Observers are told of a lease that is out for longer, once. Default none.
@@ -88,7 +95,8 @@ pub enum OutagePolicy {
     /// Each waits until its own deadline.
     #[default]
     Wait,
-    /// They get [`GetError::Down`](crate::GetError::Down) at once, unless a resource is idle.
+    /// They get [`GetError::Down`](crate::GetError::Down) at once, those in line included, unless a
+    /// resource is idle.
     FailFast,
 }
 

@@ -8,7 +8,8 @@ use crate::manager::{Failure, Manager};
 
 /// The object-safe face of [`Manager`]. Every `Manager` has it, so that a boxed one can be used
 /// where the kind of resource is the same but the way to make it is chosen at run time. Each
-/// call that is async costs an allocation.
+/// call that is async costs an allocation. Import the one of the two traits that is called: with
+/// both in scope a method call on a manager is ambiguous.
 ///
 /// ```
 /// # use std::convert::Infallible;

@@ -16,7 +16,7 @@ pub enum GetError<E: Error + 'static> {
     Timeout {
         /// What was going on when it passed.
         stage: Stage,
-        /// How long this `get` waited in that stage.
+        /// How long this `get` took in all.
         waited: Duration,
         /// The last failure that kept the pool from serving it, if there was one.
         #[source]
@@ -54,7 +54,7 @@ pub enum GetError<E: Error + 'static> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Stage {
-    /// It waited for a resource to come back; all were in use.
+    /// It waited for a resource to come back; all were in use, or on their way out.
     Wait,
     /// It waited for a resource to be created.
     Create,
@@ -105,7 +105,8 @@ pub enum TryGetError {
     /// The pool is closed.
     #[error("the pool is closed")]
     Closed,
-    /// No resource is idle, or others are waiting for those that are.
+    /// No resource is idle, those that are idle must be checked first, or others are waiting for
+    /// them.
     #[error("no resource is idle")]
     Exhausted,
 }
@@ -117,7 +118,8 @@ pub enum AddError<R> {
     /// The pool is closed.
     #[error("the pool is closed")]
     Closed(R),
-    /// There are `max_active` resources already.
+    /// There are `max_active` resources already, or as many as the pools of a
+    /// [`KeyedPool`](crate::KeyedPool) may hold together.
     #[error("the pool is full")]
     Full(R),
 }

@@ -21,7 +21,7 @@ use crate::{
 /// A resource on loan from a pool, which it goes back to when the lease is dropped.
 ///
 /// Dropping never blocks, needs no runtime and does no I/O; a resource that is not fit any more
-/// is destroyed elsewhere. That holds outside a runtime, on another thread, during a panic and
+/// is destroyed by a task on the pool's runtime (without a runtime it is dropped on the spot). That holds outside a runtime, on another thread, during a panic and
 /// inside the manager's own methods.
 #[must_use = "a lease that is dropped at once lends nothing"]
 pub struct Lease<'pool, M: Manager> {

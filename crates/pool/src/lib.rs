@@ -221,3 +221,8 @@ pub use manager::{Failure, Manager};
 pub use observer::{Event, Observer};
 pub use pool::Pool;
 pub use status::{Status, Summary, Times, Totals};
+
+/// For the fuzz target.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use core::model;

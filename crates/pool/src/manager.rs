@@ -54,7 +54,8 @@ pub trait Manager: Send + Sync + 'static {
     fn create(&self) -> impl Future<Output = Result<Self::Resource, Self::Error>> + Send;
 
     /// Whether a resource looks alive: a cheap, synchronous look at every checkout. It must not
-    /// block. A resource that does not is destroyed, and `get` goes on to another.
+    /// block, and always runs to its end. A resource that does not look alive is destroyed, and
+    /// `get` goes on to another.
     fn is_alive(&self, resource: &Self::Resource) -> bool {
         let _ = resource;
         true
@@ -62,7 +63,8 @@ pub trait Manager: Send + Sync + 'static {
 
     /// Makes sure that a resource works, by asking the other side for instance.
     ///
-    /// Called at checkout when the last sign of life is older than `check_interval`, and by upkeep
+    /// Called at checkout when the last check (or the creation) is longer ago than
+    /// `check_interval`, and by upkeep
     /// every `keep_alive` on idle resources. Bounded by `check_timeout` and by the caller's
     /// deadline. An error destroys the resource, and `get` goes on to another.
     ///
@@ -79,7 +81,8 @@ pub trait Manager: Send + Sync + 'static {
     }
 
     /// Makes a resource that comes back fit for the next user, or says that it is not (`false`),
-    /// and it is destroyed. Runs in the drop of the lease: it must not block.
+    /// and it is destroyed. Runs to its end in the drop of the lease: it must not block. It is not
+    /// asked about resources that are discarded or detached.
     fn reset(&self, resource: &mut Self::Resource) -> bool {
         let _ = resource;
         true
@@ -99,7 +102,8 @@ pub trait Manager: Send + Sync + 'static {
     }
 
     /// What an error of [`create`](Manager::create) means for everybody else. By default an
-    /// [outage](Failure::Outage), for most resources are connections to one place.
+    /// [outage](Failure::Outage), for most resources are connections to one place. A creation that
+    /// times out or panics is an outage without being asked about, for it would do so again.
     fn classify(&self, error: &Self::Error) -> Failure {
         let _ = error;
         Failure::Outage
@@ -110,7 +114,8 @@ pub trait Manager: Send + Sync + 'static {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Failure {
     /// This creation is refused, for a reason that its caller must hear: the oldest waiter gets
-    /// the error at once. The next creation may succeed.
+    /// the error at once. The next creation may succeed. It ends an outage, for the other side has
+    /// answered. If nobody waits, creations for `min_idle` pause as in an outage.
     Refuse,
     /// Nothing can be created for now: the pool is *down*. One prober tries again with a growing
     /// pause, however many wait, until it succeeds.

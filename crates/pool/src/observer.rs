@@ -77,9 +77,9 @@ pub enum Event<'a> {
         /// How long it had waited.
         waited: Duration,
     },
-    /// The user's code panicked in this method.
+    /// The user's code panicked.
     Panicked {
-        /// Its name.
+        /// Where: the name of the manager's method, `wake` for a waker, `drop` for a destructor.
         method: &'static str,
         /// The panic's message.
         message: &'a str,

@@ -90,7 +90,8 @@ impl<M: Manager> Pool<M> {
     }
 
     /// Like [`get`](Pool::get), with a timeout of its own in place of `wait_timeout`. With a
-    /// timeout of zero it takes an idle resource or fails.
+    /// timeout of zero it takes an idle resource or fails; a resource whose check is due is then
+    /// checked in the background, as by [`try_get`](Pool::try_get).
     ///
     /// # Errors, panics and cancel safety
     ///
@@ -103,7 +104,7 @@ impl<M: Manager> Pool<M> {
         self.get_limited(Limit::timeout(timeout))
     }
 
-    /// Like [`get`](Pool::get), with a deadline in place of `wait_timeout`.
+    /// Like [`get`](Pool::get), with a deadline on tokio's clock in place of `wait_timeout`.
     ///
     /// # Errors, panics and cancel safety
     ///
@@ -225,7 +226,8 @@ impl<M: Manager> Pool<M> {
         drop(lease);
     }
 
-    /// Adds a resource that was made outside, as if the manager had created it now.
+    /// Adds a resource that was made outside, as if the manager had created it now: the oldest
+    /// waiter gets it, if there is one.
     ///
     /// # Errors
     ///
@@ -259,7 +261,8 @@ impl<M: Manager> Pool<M> {
     /// Keeps only the idle resources for which `keep` says true, destroys the others, and returns
     /// how many those are. Leased resources are not looked at.
     ///
-    /// Each resource is out of circulation while it is looked at, and the pool is not locked.
+    /// Each resource is out of circulation while it is looked at: a `get` that comes meanwhile waits
+    /// for it rather than misses it. The pool is not locked.
     ///
     /// # Panics
     ///
@@ -327,6 +330,9 @@ impl<M: Manager> Pool<M> {
     /// Closes the pool and waits until every resource has been destroyed: newcomers and waiters
     /// get `Closed`, idle resources are destroyed now, leased ones when they come back, those
     /// being created when they land. May be called any number of times, also at once.
+    ///
+    /// It waits for ever for a lease that its own caller holds, or if one of the manager's methods
+    /// waits for it; [`close_within`](Pool::close_within) does not.
     ///
     /// # Cancel safety
     ///

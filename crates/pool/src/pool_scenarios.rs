@@ -46,7 +46,10 @@ impl Berth {
     }
 
     fn all_lent(max_active: usize, max_idle: Option<usize>) -> (Self, Vec<Lease>) {
-        let runtime = runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .unwrap();
         // Nothing happens by the clock.
         let pool = Pool::builder(Counting)
             .max_active(max_active)

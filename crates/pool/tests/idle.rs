@@ -760,6 +760,37 @@ async fn leases_that_return_in_time_are_not_reported() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_warning_is_never_early_and_at_most_a_little_late() {
+    let works = Works::new();
+    let (overdue, observer) = overdue();
+    let limit = 10 * SECOND;
+    let pool = works
+        .pool(1)
+        .check_interval(None)
+        .warn_after(limit)
+        .observer(observer)
+        .build()
+        .unwrap();
+    for before in [0, 1, 300, 700, 990, 2500] {
+        // The pool's clock is set going, and is behind when the lease begins.
+        drop(pool.get().await.unwrap());
+        elapse(before * MS).await;
+        let lease = pool.get().await.unwrap();
+        elapse(limit - 2 * MS).await;
+        assert_eq!(overdue.lock().unwrap().len(), 0, "early, {before} ms in");
+        elapse(grace(limit) + 2 * MS).await;
+        let reported = std::mem::take(&mut *overdue.lock().unwrap());
+        let [(held, _)] = reported[..] else {
+            panic!("{reported:?}, {before} ms in");
+        };
+        assert!((limit..=limit + grace(limit)).contains(&held), "{held:?}");
+        drop(lease);
+        elapse(5 * SECOND).await;
+    }
+    assert_quiet(&pool);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_resource_in_the_hands_of_upkeep_is_not_reported_as_lent() {
     let works = Works::new();
     let (overdue, observer) = overdue();

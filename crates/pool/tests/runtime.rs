@@ -121,3 +121,18 @@ fn a_pool_whose_runtime_is_gone_moves_to_the_next_that_somebody_waits_on() {
     second.block_on(pool.close());
     assert_eq!(pool.status().active(), 0);
 }
+
+/// Upkeep panicked on a runtime without timers, which the pool took for the end of that runtime. It
+/// moved to the caller's, which was the same, and so on thousands of times in a second.
+#[test]
+#[should_panic(expected = "timers are disabled")]
+fn a_runtime_without_timers_is_refused_with_a_clear_panic() {
+    let runtime = Builder::new_current_thread().build().expect("a runtime");
+    runtime.block_on(async {
+        let pool = Pool::builder(Numbers::default())
+            .wait_timeout(Duration::from_millis(100))
+            .build()
+            .expect("the configuration is sound");
+        drop(pool.get().await);
+    });
+}

@@ -51,7 +51,7 @@ fn random_actions_with_every_timeout_short_leave_exact_counts() {
                 .create_timeout(5 * MS)
                 .check_timeout(5 * MS)
                 .destroy_timeout(5 * MS)
-                .max_waiters(16)
+                .max_waiters(22)
                 .max_creating(2)
                 .warn_after(MS)
                 .shedding(Shedding {
@@ -67,7 +67,7 @@ fn random_actions_through_outages_leave_exact_counts() {
     stress(
         "outages",
         &Plan {
-            create_fails: 60,
+            create_fails: 20,
             resizes: true,
             ..Plan::default()
         },
@@ -171,6 +171,7 @@ fn stress(
         }
         still_works(&pool, &books).await;
         reckon(&pool, &books).await;
+        println!("{name}: {:?}", pool.status().totals);
     });
 }
 

@@ -144,6 +144,19 @@ impl Op {
     }
 }
 
+/// Runs a history that is written in bytes: a setup, then operations.
+pub fn run(bytes: &[u8]) {
+    let Some((setup, ops)) = bytes.split_first_chunk() else {
+        return;
+    };
+    let mut model = Model::new(Setup::decode(*setup));
+    let mut driver = Driver::new(&model);
+    for op in ops.as_chunks().0 {
+        model.apply(Op::decode(*op));
+        driver.follow(&model);
+    }
+}
+
 /// How the pool is configured.
 #[derive(Debug, Clone)]
 pub struct Setup {
@@ -482,12 +495,10 @@ impl Model {
                 let (slot, before) = self.second_looks.remove(at as usize);
                 self.second_look(slot, before);
             }
-            Op::Discard(slot) => {
-                self.retire(slot, Retirement::Discarded);
-                self.settle();
-            }
+            Op::Discard(slot) => self.give_up(slot, Retirement::Discarded),
             Op::FailCheck(slot) => self.fail_check(slot),
             Op::Detach(slot) => {
+                self.rouse();
                 self.slots[slot as usize] = Slot::new();
                 self.counters.detached += 1;
                 self.settle();
@@ -500,10 +511,7 @@ impl Model {
                     self.second_look(slot, before);
                 }
             }
-            Op::ReleaseDead(slot) => {
-                self.retire(slot, Retirement::Check);
-                self.settle();
-            }
+            Op::ReleaseDead(slot) => self.give_up(slot, Retirement::Check),
             Op::Begin(slot) => return self.begin(slot),
             Op::Land(slot) => self.land(slot),
             Op::Refuse(slot) => self.creation_refused(slot),
@@ -515,11 +523,13 @@ impl Model {
                 self.note_drained();
             }
             Op::Destroyed(slot) => {
+                self.rouse();
                 self.slots[slot as usize] = Slot::new();
                 self.settle();
             }
             Op::Resize(max_active) => self.resize(max_active),
             Op::Invalidate => {
+                self.rouse();
                 self.generation += 1;
                 self.retire_idle_while(Retirement::Invalidated, |_| true);
                 self.settle();
@@ -568,8 +578,7 @@ impl Model {
             if self.slots[slot as usize].generation == self.generation {
                 return Some(slot);
             }
-            self.retire(slot, Retirement::Invalidated);
-            self.settle();
+            self.give_up(slot, Retirement::Invalidated);
         }
         None
     }
@@ -656,8 +665,7 @@ impl Model {
         if self.slots[slot as usize].generation == self.generation {
             return self.lend(slot, caller);
         }
-        self.retire(slot, Retirement::Invalidated);
-        self.settle();
+        self.give_up(slot, Retirement::Invalidated);
         self.rejoining.push(caller);
         Answer::Unfit
     }
@@ -739,6 +747,7 @@ impl Model {
     }
 
     fn cancel(&mut self, id: u32) {
+        self.rouse();
         if let Some(at) = self.line.iter().position(|waiter| waiter.id == id) {
             let waiter = self.line.remove(at);
             self.counters.waits_cancelled += 1;
@@ -757,8 +766,7 @@ impl Model {
         if caller.arrival.is_none() {
             caller.arrival = Some(self.arrive());
         }
-        self.retire(slot, Retirement::Check);
-        self.settle();
+        self.give_up(slot, Retirement::Check);
         self.rejoining.push(caller);
     }
 
@@ -776,12 +784,11 @@ impl Model {
     }
 
     fn put_slowly(&mut self, slot: u32) {
-        if self.slots[slot as usize].generation == self.generation {
-            self.rouse();
-            self.place(slot);
-        } else {
-            self.retire(slot, Retirement::Invalidated);
+        if self.slots[slot as usize].generation != self.generation {
+            return self.give_up(slot, Retirement::Invalidated);
         }
+        self.rouse();
+        self.place(slot);
         self.settle();
     }
 
@@ -893,6 +900,13 @@ impl Model {
         }
     }
 
+    /// The holder will not give it back.
+    fn give_up(&mut self, slot: u32, why: Retirement) {
+        self.rouse();
+        self.retire(slot, why);
+        self.settle();
+    }
+
     fn retire(&mut self, slot: u32, why: Retirement) {
         self.slots[slot as usize].place = Place::Closing;
         self.slots[slot as usize].caller = None;
@@ -952,6 +966,7 @@ impl Model {
         self.slots[slot as usize] = Slot::new();
         self.counters.create_failed += 1;
         self.note_time(Timed::CreateFailed, CREATING_TAKES);
+        self.rouse();
         let cause = self.counters.create_failed as u32;
         self.last_failure = Some((self.now, cause));
         cause
@@ -1078,6 +1093,7 @@ impl Model {
     // --- The pool as a whole -------------------------------------------------------------------
 
     fn resize(&mut self, max_active: u32) {
+        self.rouse();
         self.max_active = max_active;
         while (self.slots.len() as u32) < max_active {
             self.slots.push(Slot::new());
@@ -1087,6 +1103,7 @@ impl Model {
     }
 
     fn close(&mut self) -> bool {
+        self.rouse();
         let was_open = !self.closed;
         self.closed = true;
         while !self.line.is_empty() {
@@ -1116,6 +1133,7 @@ impl Model {
     }
 
     fn trim(&mut self) {
+        self.rouse();
         let max_idle = self.setup.limits.max_idle;
         self.retire_idle_while(Retirement::Surplus, |model| {
             model.count(|place| place == Place::Idle) > max_idle
