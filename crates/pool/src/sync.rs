@@ -12,12 +12,3 @@ pub(crate) use loom::sync::{
     Mutex, MutexGuard,
     atomic::{AtomicU64, Ordering},
 };
-
-/// Stands between a sequentially consistent store and a sequentially consistent load of another
-/// word that must not be reordered. The orderings alone see to that; but loom treats them as
-/// release and acquire, and honours sequential consistency in fences only, so it gets a fence.
-#[inline]
-pub(crate) fn store_load_barrier() {
-    #[cfg(wharf_loom)]
-    loom::sync::atomic::fence(Ordering::SeqCst);
-}

@@ -5,7 +5,7 @@ use crossbeam_utils::CachePadded;
 use super::Moment;
 use crate::{
     slots::{Handoffs, IdleSet},
-    sync::{AtomicU64, Ordering, store_load_barrier},
+    sync::{AtomicU64, Ordering},
 };
 
 pub(crate) struct Shelf {
@@ -99,6 +99,5 @@ impl Gate {
     pub(super) fn set(&self, flags: u64, generation: u64) {
         self.word
             .store(flags | generation << FLAG_BITS, Ordering::SeqCst);
-        store_load_barrier();
     }
 }

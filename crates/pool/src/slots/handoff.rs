@@ -54,20 +54,24 @@ impl Handoffs {
 
     /// Tells a waiter that it gets nothing. Under the core's lock, to a ticket that is in line.
     pub(crate) fn fail(&self, index: u32) {
-        self.cell(index).state.store(FAILED, Ordering::Release);
+        // Relaxed: the waiter takes the lock before it reads the reason.
+        self.cell(index).state.store(FAILED, Ordering::Relaxed);
     }
 
     /// Looks into a cell and empties it. By the ticket's owner only.
+    ///
+    /// Emptying is relaxed: the cell is used again only after the slot's token came back to the
+    /// core, which orders it.
     pub(crate) fn take(&self, index: u32) -> Pickup {
         let state = &self.cell(index).state;
         match state.load(Ordering::Acquire) {
             EMPTY => Pickup::Waiting,
             FAILED => {
-                state.store(EMPTY, Ordering::Release);
+                state.store(EMPTY, Ordering::Relaxed);
                 Pickup::Failed
             }
             slot => {
-                state.store(EMPTY, Ordering::Release);
+                state.store(EMPTY, Ordering::Relaxed);
                 Pickup::Granted(Held::of((slot - 1) as u32))
             }
         }

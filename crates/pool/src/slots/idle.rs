@@ -8,15 +8,16 @@
 //! Ordering. `put` sets a bit and then looks at the gate; a waiter shuts the gate and then looks
 //! at the bits. Both halves of that store-then-load pair must be sequentially consistent: with
 //! anything weaker each side may miss the other's store, and a waiter would sleep beside an idle
-//! resource. The same operations carry the release and acquire that pass the resource itself
-//! from one holder to the next.
+//! resource. The first load of a look and `put` are the halves on this side; the step that takes
+//! a bit needs no more than acquire, which with `put`'s release passes the resource itself from
+//! one holder to the next.
 
 use std::cell::Cell;
 
 use crossbeam_utils::CachePadded;
 
 use super::{Held, segments::Segments};
-use crate::sync::{AtomicU64, Ordering, store_load_barrier};
+use crate::sync::{AtomicU64, Ordering};
 
 type Words = Box<[CachePadded<AtomicU64>]>;
 
@@ -86,7 +87,7 @@ impl IdleSet {
     /// Takes this very slot, if it is idle.
     pub(crate) fn take_this(&self, slot: u32) -> Option<Held> {
         let (word, mask) = self.place(slot);
-        let before = word.fetch_and(!mask, Ordering::SeqCst);
+        let before = word.fetch_and(!mask, Ordering::Acquire);
         (before & mask != 0).then(|| Held::of(slot))
     }
 
@@ -100,7 +101,6 @@ impl IdleSet {
             "bug: slot {} was idle already",
             held.slot()
         );
-        store_load_barrier();
     }
 
     pub(crate) fn contains(&self, slot: u32) -> bool {
@@ -140,7 +140,7 @@ fn take_lowest(word: &AtomicU64) -> Option<(u32, bool)> {
     let mut contended = false;
     while bits != 0 {
         let rest = bits & (bits - 1);
-        match word.compare_exchange_weak(bits, rest, Ordering::SeqCst, Ordering::SeqCst) {
+        match word.compare_exchange_weak(bits, rest, Ordering::Acquire, Ordering::Relaxed) {
             Ok(_) => return Some((bits.trailing_zeros(), contended)),
             Err(seen) => {
                 bits = seen;
