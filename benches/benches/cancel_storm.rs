@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::{Criterion, SamplingMode, criterion_group, criterion_main};
 use wharf::{Lease, Pool};
 use wharf_benches::{Dock, criterion, runtime};
 
@@ -24,12 +24,16 @@ fn cancel_storm(c: &mut Criterion) {
     let pool: &'static Pool<Dock> = Box::leak(Box::new(full_pool()));
     let lease = runtime.block_on(pool.get()).expect("a lease");
 
-    c.bench_function("cancel_storm/join a line of a million", |b| {
+    let mut group = c.benchmark_group("cancel_storm");
+    // One storm a sample: each takes a good part of a second.
+    group.sampling_mode(SamplingMode::Flat);
+    group.bench_function("join a line of a million", |b| {
         b.iter_custom(|rounds| (0..rounds).map(|_| storm(pool).joined).sum());
     });
-    c.bench_function("cancel_storm/leave a line of a million", |b| {
+    group.bench_function("leave a line of a million", |b| {
         b.iter_custom(|rounds| (0..rounds).map(|_| storm(pool).left).sum());
     });
+    group.finish();
     still_lends(pool, lease);
 }
 

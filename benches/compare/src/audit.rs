@@ -9,7 +9,7 @@ use crate::allocator;
 use crate::contender::Contender;
 use crate::lane::Trouble;
 use crate::slice::Allocations;
-use crate::tasks::{STRIDE, Whistle, crew, hold_for_a_yield, stride};
+use crate::tasks::{Race, STRIDE, crew, hold_for_a_yield, stride};
 
 /// Counts the allocations of one task that never waits.
 pub async fn audit_one<C: Contender>(pool: &'static C) -> Allocations {
@@ -30,10 +30,10 @@ pub async fn audit_queue<C: Contender>(
     tasks: usize,
 ) -> Result<Allocations, Trouble> {
     const PASSES: usize = 5_000;
-    let whistle = Whistle::default();
+    let race = Race::of(tasks);
     let cycles = Arc::new(AtomicU64::new(0));
     let queue = crew(tasks, |_| {
-        count_turns(pool, whistle.clone(), Arc::clone(&cycles))
+        count_turns(pool, race.clone(), Arc::clone(&cycles))
     });
     let auditor = async {
         yields(PASSES).await;
@@ -41,7 +41,7 @@ pub async fn audit_queue<C: Contender>(
         allocator::start();
         yields(PASSES).await;
         let count = allocator::stop();
-        whistle.blow();
+        race.end();
         Allocations {
             count,
             cycles: cycles.load(Ordering::Relaxed) - before,
@@ -57,8 +57,8 @@ async fn yields(passes: usize) {
     }
 }
 
-async fn count_turns<C: Contender>(pool: &'static C, whistle: Whistle, cycles: Arc<AtomicU64>) {
-    while !whistle.blown() {
+async fn count_turns<C: Contender>(pool: &'static C, race: Race, cycles: Arc<AtomicU64>) {
+    while !race.is_over() {
         hold_for_a_yield(pool).await;
         cycles.fetch_add(1, Ordering::Relaxed);
     }

@@ -9,7 +9,7 @@ use crate::contender::Contender;
 use crate::lane::Trouble;
 use crate::runtime::Arena;
 use crate::slice::{Allocations, Slices, Turns, Waits};
-use crate::tasks::{Whistle, crew, failure, keep_diary, stride, take_turns};
+use crate::tasks::{Race, crew, failure, keep_diary, stride, take_turns};
 
 pub fn open<C: Contender>(arena: &Arena, size: usize) -> Result<Box<dyn Slices>, Trouble> {
     let pool = arena.run(async move { Ok(&*Box::leak(Box::new(C::open(size).await))) })?;
@@ -33,15 +33,9 @@ impl<C: Contender> Slices for Opened<C> {
     fn turns(&self, arena: &Arena, tasks: usize, window: Duration) -> Result<Turns, Trouble> {
         let pool = self.0;
         arena.run(async move {
-            let whistle = Whistle::default();
-            let blown = whistle.clone();
-            let start = Instant::now();
-            let timer = tokio::spawn(async move {
-                tokio::time::sleep(window).await;
-                blown.blow();
-                start.elapsed()
-            });
-            let served = crew(tasks, |_| take_turns(pool, whistle.clone())).await?;
+            let race = Race::of(tasks);
+            let timer = tokio::spawn(race.clone().time(window));
+            let served = crew(tasks, |_| take_turns(pool, race.clone())).await?;
             let elapsed = timer.await.map_err(failure)?;
             Ok(Turns { elapsed, served })
         })
@@ -50,22 +44,16 @@ impl<C: Contender> Slices for Opened<C> {
     fn waits(&self, arena: &Arena, tasks: usize, window: Duration) -> Result<Waits, Trouble> {
         let pool = self.0;
         arena.run(async move {
-            let whistle = Whistle::default();
-            let blown = whistle.clone();
-            tokio::spawn(async move {
-                tokio::time::sleep(window).await;
-                blown.blow();
-            });
-            let diaries = crew(tasks, |_| keep_diary(pool, whistle.clone())).await?;
+            let race = Race::of(tasks);
+            tokio::spawn(race.clone().time(window));
+            let diaries = crew(tasks, |_| keep_diary(pool, race.clone())).await?;
+            let (waits, rounds): (Vec<_>, Vec<_>) = diaries
+                .into_iter()
+                .map(|diary| (diary.waits, diary.rounds))
+                .unzip();
             Ok(Waits {
-                waits: diaries
-                    .iter()
-                    .flat_map(|diary| diary.waits.iter().copied())
-                    .collect(),
-                rounds: diaries
-                    .iter()
-                    .flat_map(|diary| diary.rounds.iter().copied())
-                    .collect(),
+                waits: waits.concat(),
+                rounds: rounds.concat(),
             })
         })
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Barrier;
 use tokio::task::{JoinError, JoinSet, yield_now};
 
 use crate::contender::Contender;
@@ -47,11 +48,12 @@ pub async fn stride<C: Contender>(pool: &'static C, strides: u64, among_others: 
     }
 }
 
-pub async fn take_turns<C: Contender>(pool: &'static C, whistle: Whistle) -> u64 {
+pub async fn take_turns<C: Contender>(pool: &'static C, race: Race) -> u64 {
     let mut served = 0;
+    race.start().await;
     loop {
         hold_for_a_yield(pool).await;
-        if whistle.blown() {
+        if race.is_over() {
             return served;
         }
         served += 1;
@@ -73,11 +75,12 @@ pub struct Diary {
     pub rounds: Vec<u32>,
 }
 
-pub async fn keep_diary<C: Contender>(pool: &'static C, whistle: Whistle) -> Diary {
+pub async fn keep_diary<C: Contender>(pool: &'static C, race: Race) -> Diary {
     let mut diary = Diary {
         waits: Vec::with_capacity(1024),
         rounds: Vec::with_capacity(1024),
     };
+    race.start().await;
     let mut previous = Instant::now();
     for turn in 0.. {
         let asked = Instant::now();
@@ -87,7 +90,7 @@ pub async fn keep_diary<C: Contender>(pool: &'static C, whistle: Whistle) -> Dia
         black_box(&mut *lease);
         yield_now().await;
         drop(lease);
-        if whistle.blown() {
+        if race.is_over() {
             break;
         }
         if turn >= FORMING {
@@ -103,16 +106,40 @@ fn nanoseconds(duration: Duration) -> u32 {
     u32::try_from(duration.as_nanos()).unwrap_or(u32::MAX)
 }
 
-/// Blown when time is up.
-#[derive(Clone, Default)]
-pub struct Whistle(Arc<AtomicBool>);
+/// A common start, so that a delay while the tasks are spawned favours none of them, and an end.
+#[derive(Clone)]
+pub struct Race {
+    start: Arc<Barrier>,
+    over: Arc<AtomicBool>,
+}
 
-impl Whistle {
-    pub fn blow(&self) {
-        self.0.store(true, Ordering::Relaxed);
+impl Race {
+    /// For so many tasks and one that keeps the time.
+    pub fn of(tasks: usize) -> Self {
+        Self {
+            start: Arc::new(Barrier::new(tasks + 1)),
+            over: Arc::default(),
+        }
     }
 
-    pub fn blown(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+    pub async fn start(&self) {
+        self.start.wait().await;
+    }
+
+    /// Ends the race `window` after its start; says how long it was in fact.
+    pub async fn time(self, window: Duration) -> Duration {
+        self.start().await;
+        let start = Instant::now();
+        tokio::time::sleep(window).await;
+        self.end();
+        start.elapsed()
+    }
+
+    pub fn end(&self) {
+        self.over.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
     }
 }

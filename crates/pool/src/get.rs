@@ -32,6 +32,8 @@ pub(crate) struct Limit(u64);
 
 const USUAL: u64 = u64::MAX;
 const IS_MOMENT: u64 = 1 << 63;
+/// Over a hundred years; nobody means more.
+const FOR_EVER: u64 = 1 << 62;
 
 impl Limit {
     /// The pool's `wait_timeout`.
@@ -52,6 +54,7 @@ impl Limit {
         match self.0 {
             USUAL => Patience::Usual,
             moment if moment & IS_MOMENT != 0 => Patience::Until(moment & !IS_MOMENT),
+            timeout if timeout > FOR_EVER => Patience::Until(NEVER),
             timeout => Patience::Until(now.saturating_add(timeout)),
         }
     }

@@ -87,6 +87,7 @@ fn an_owned_lease_and_a_try_get_allocate_nothing() {
 }
 
 #[test]
+#[cfg(not(feature = "metrics"))] // Upkeep publishes with labels made anew, once an epoch.
 fn a_check_at_checkout_and_the_rounds_of_upkeep_allocate_nothing() {
     let counter = Counter::new();
     current_thread(counter).block_on(async {
@@ -95,16 +96,9 @@ fn a_check_at_checkout_and_the_rounds_of_upkeep_allocate_nothing() {
             if round == WARM_UP {
                 counter.run();
             }
-            // Longer than `check_interval`, and an epoch ends each time.
+            // Longer than `check_interval` and an epoch, and all of it shorter than a life.
             tokio::time::advance(Duration::from_millis(600)).await;
             drop(pool.get().await.unwrap());
-            if round % 1000 == 0 {
-                // The resource reaches its lifetime now and then; that is not what is measured.
-                counter.pause();
-                pool.invalidate_all();
-                drop(pool.get().await.unwrap());
-                counter.run();
-            }
         }
         counter.assert_none();
         assert!(pool.status().totals.leases as usize > WARM_UP + ROUNDS);
@@ -163,6 +157,7 @@ fn giving_up_a_wait_allocates_nothing() {
 }
 
 #[test]
+#[cfg(not(feature = "metrics"))] // Upkeep publishes with labels made anew, once an epoch.
 fn waiting_on_several_threads_allocates_nothing() {
     let counter = Counter::new();
     let runtime = counter.counted(Builder::new_multi_thread().worker_threads(2));

@@ -413,7 +413,7 @@ async fn turns(pool: &Pool<Works>, tasks: usize, turns: usize) -> Vec<usize> {
 // --- The model ---------------------------------------------------------------------------------
 
 /// What happens to the pool, one thing at a time. Indices pick among those that apply, wrapping.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 enum Op {
     /// A `get` begins, with a timeout of its own (in milliseconds) or the pool's.
     Arrive(Option<u8>),
@@ -573,7 +573,7 @@ impl Model {
         let oldest_before = self.oldest_waiting();
         let may_refuse = matches!(op, Op::EndCreate);
         let active_before = self.pool.status().active();
-        self.act(op.clone());
+        self.act(op);
         let word = self.settle().await;
         self.assert_order(&word);
         if let Some(&refused) = word.refused.first() {

@@ -590,6 +590,27 @@ async fn as_many_returns_as_registering_waiters_serve_them_all() {
     assert_quiet(&pool);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn returns_that_meet_a_waiter_on_its_way_into_the_line_wake_it() {
+    // The same race, as tight as it gets: nobody does anything but get and put.
+    let works = Works::new();
+    let pool = works.pool(1).build().unwrap();
+    let mut users = JoinSet::new();
+    for _ in 0..2 {
+        let pool = pool.clone();
+        users.spawn(async move {
+            for _ in 0..50_000 {
+                drop(pool.get().await.unwrap());
+            }
+        });
+    }
+    while let Some(user) = users.join_next().await {
+        user.unwrap();
+    }
+    assert_eq!(works.made(), 1);
+    assert_quiet(&pool);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_creation_that_races_a_return_leaks_nothing() {
     for return_first in [true, false] {

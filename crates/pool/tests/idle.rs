@@ -872,7 +872,7 @@ async fn a_pool_with_nothing_due_sleeps() {
 
     // Closed.
     pool.close().await;
-    assert!(wake_ups(HOUR).await <= usual + 2);
+    assert!(wake_ups(HOUR).await <= usual + 5);
 }
 
 #[tokio::test(start_paused = true)]
@@ -918,14 +918,14 @@ async fn upkeep_in_an_outage_gets_up_for_each_probe() {
 
 #[tokio::test(start_paused = true)]
 async fn a_pool_in_steady_use_costs_upkeep_one_look_an_epoch() {
-    let usual = wake_ups_of_sleeps(60_000, 10 * MS).await;
+    let usual = wake_ups_of_sleeps(6_000, 100 * MS).await;
     let works = Works::new();
     let pool = works.pool(4).check_interval(None).build().unwrap();
     let metrics = Handle::current().metrics();
     let before = metrics.worker_park_count(0);
-    for _ in 0..60_000 {
+    for _ in 0..6_000 {
         drop(pool.get().await.unwrap());
-        sleep(10 * MS).await;
+        sleep(100 * MS).await;
     }
     // Ten minutes, and an epoch is a second.
     let ups = metrics.worker_park_count(0) - before;

@@ -18,12 +18,12 @@ use wharf::{Backoff, Cause, Event, GetError, OutagePolicy, Stage};
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 
-/// The pauses that a pool announces, with the number of the attempt.
-fn pauses() -> (
-    Arc<Mutex<Vec<(u32, Duration)>>>,
-    impl Fn(&Event<'_>) + Send + Sync,
-) {
-    let pauses = Arc::<Mutex<Vec<_>>>::default();
+/// Attempts that failed, each with the pause after it.
+type Pauses = Arc<Mutex<Vec<(u32, Duration)>>>;
+
+/// An observer that writes the pauses down.
+fn pauses() -> (Pauses, impl Fn(&Event<'_>) + Send + Sync) {
+    let pauses = Pauses::default();
     let seen = Arc::clone(&pauses);
     let observer = move |event: &Event<'_>| {
         if let Event::Down {

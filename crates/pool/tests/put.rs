@@ -272,6 +272,13 @@ async fn a_full_pool_gives_back_what_is_added() {
     };
     gate.open(9);
     drop(getting.await.unwrap());
+
+    // And the bound is the one in force, not the one there are slots for.
+    pool.resize(5).unwrap();
+    pool.resize(1).unwrap();
+    let AddError::Full(_) = pool.add(works.widget()).unwrap_err() else {
+        panic!("added beyond a bound that was lowered");
+    };
     assert_quiet(&pool);
 }
 

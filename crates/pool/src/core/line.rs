@@ -4,9 +4,9 @@
 //! Two lists run through one slab. `order` is the line itself. `timed` is the part of it that
 //! waits with the pool's own timeout and was pushed at the tail, so that its deadlines come in
 //! the order of the list. The rest, those with a timeout of their own and those that rejoined,
-//! keep their deadlines in an ordered set.
+//! are in a binary heap by deadline.
 
-use std::{collections::BTreeSet, task::Waker};
+use std::task::Waker;
 
 use super::Moment;
 use crate::slots::{Handoffs, NEVER};
@@ -46,8 +46,8 @@ pub(super) struct Line {
     entries: Vec<Entry>,
     /// Entries that can be used again.
     free: Vec<u32>,
-    /// Deadlines of the waiters that are not in `timed`, where they have one.
-    others: BTreeSet<(Moment, u32)>,
+    /// The waiters that are not in `timed` but have a deadline.
+    others: Heap,
 }
 
 /// One cache line: it is written by the thread that waits, and read by the one that serves it.
@@ -60,6 +60,8 @@ struct Entry {
     /// Absent for a waiter that has been woken to look around.
     waker: Option<Waker>,
     links: [Links; 2],
+    /// Its place in `others`, if it is there.
+    heap_at: u32,
     in_line: bool,
     is_timed: bool,
 }
@@ -133,7 +135,7 @@ impl Line {
         if timed {
             self.timed.push_back(&mut self.entries, index);
         } else if deadline != NEVER {
-            self.others.insert((deadline, index as u32));
+            self.others.push(&mut self.entries, index);
         }
         self.len += 1;
         Ticket {
@@ -161,7 +163,7 @@ impl Line {
         if entry.is_timed {
             self.timed.remove(&mut self.entries, at);
         } else if deadline != NEVER {
-            self.others.remove(&(deadline, index));
+            self.others.remove(&mut self.entries, at);
         }
         self.len -= 1;
         Some(Left {
@@ -201,7 +203,10 @@ impl Line {
             .timed
             .first()
             .map(|at| (self.entries[at].deadline, at as u32));
-        let other = self.others.first().copied();
+        let other = self
+            .others
+            .first()
+            .map(|at| (self.entries[at].deadline, at as u32));
         match (timed, other) {
             (Some(timed), Some(other)) => Some(timed.min(other)),
             (timed, other) => timed.or(other),
@@ -240,6 +245,7 @@ impl Line {
             waker: joining.waker,
             is_timed,
             links: [Links::default(); 2],
+            heap_at: 0,
         };
         if let Some(index) = self.free.pop() {
             self.entries[index as usize] = entry;
@@ -247,8 +253,11 @@ impl Line {
         }
         self.entries.push(entry);
         handoffs.grow(self.entries.len() as u32);
-        // Whatever becomes of the entries, the list of those to reuse never has to grow.
+        // Whatever becomes of the entries, these never have to grow again.
         self.free.reserve(self.entries.capacity() - self.free.len());
+        self.others
+            .order
+            .reserve(self.entries.capacity() - self.others.order.len());
         self.entries.len() - 1
     }
 
@@ -279,7 +288,8 @@ impl Line {
             timed += 1;
             at = entry.next_in::<TIMED>();
         }
-        assert!(timed + self.others.len() <= self.len);
+        assert!(timed + self.others.order.len() <= self.len);
+        self.others.assert_consistent(&self.entries);
     }
 }
 
@@ -306,10 +316,6 @@ struct List<const CHAIN: usize> {
 impl<const CHAIN: usize> List<CHAIN> {
     fn first(&self) -> Option<usize> {
         decode(self.head)
-    }
-
-    fn last(&self) -> Option<usize> {
-        decode(self.tail)
     }
 
     fn push_back(&mut self, entries: &mut [Entry], at: usize) {
@@ -356,4 +362,76 @@ fn encode(index: usize) -> u32 {
 
 fn decode(link: u32) -> Option<usize> {
     link.checked_sub(1).map(|index| index as usize)
+}
+
+/// A binary heap of entries by deadline, earliest first. Entries know their place in it, so that
+/// any can be removed.
+#[derive(Debug, Default)]
+struct Heap {
+    order: Vec<u32>,
+}
+
+impl Heap {
+    fn first(&self) -> Option<usize> {
+        self.order.first().map(|index| *index as usize)
+    }
+
+    fn push(&mut self, entries: &mut [Entry], index: usize) {
+        self.order.push(index as u32);
+        self.rise(entries, self.order.len() - 1);
+    }
+
+    fn remove(&mut self, entries: &mut [Entry], index: usize) {
+        let at = entries[index].heap_at as usize;
+        self.order.swap_remove(at);
+        if at < self.order.len() {
+            let at = self.rise(entries, at);
+            self.sink(entries, at);
+        }
+    }
+
+    /// Moves the entry at this place up to where it belongs, and says where that is.
+    fn rise(&mut self, entries: &mut [Entry], mut at: usize) -> usize {
+        while at > 0 && self.is_before(entries, at, (at - 1) / 2) {
+            self.swap(entries, at, (at - 1) / 2);
+            at = (at - 1) / 2;
+        }
+        entries[self.order[at] as usize].heap_at = at as u32;
+        at
+    }
+
+    fn sink(&mut self, entries: &mut [Entry], mut at: usize) {
+        loop {
+            let children = 2 * at + 1..self.order.len().min(2 * at + 3);
+            let least = children.min_by_key(|child| entries[self.order[*child] as usize].deadline);
+            match least {
+                Some(child) if self.is_before(entries, child, at) => {
+                    self.swap(entries, at, child);
+                    at = child;
+                }
+                _ => return,
+            }
+        }
+    }
+
+    fn is_before(&self, entries: &[Entry], at: usize, other: usize) -> bool {
+        let deadline = |at: usize| entries[self.order[at] as usize].deadline;
+        deadline(at) < deadline(other)
+    }
+
+    fn swap(&mut self, entries: &mut [Entry], at: usize, other: usize) {
+        self.order.swap(at, other);
+        entries[self.order[at] as usize].heap_at = at as u32;
+        entries[self.order[other] as usize].heap_at = other as u32;
+    }
+
+    #[cfg(any(test, fuzzing))]
+    fn assert_consistent(&self, entries: &[Entry]) {
+        for (at, index) in self.order.iter().enumerate() {
+            let entry = &entries[*index as usize];
+            assert_eq!(entry.heap_at as usize, at);
+            assert!(entry.in_line && !entry.is_timed && entry.deadline != NEVER);
+            assert!(at == 0 || !self.is_before(entries, at, (at - 1) / 2));
+        }
+    }
 }

@@ -8,9 +8,9 @@
 //! Ordering. `put` sets a bit and then looks at the gate; a waiter shuts the gate and then looks
 //! at the bits. Both halves of that store-then-load pair must be sequentially consistent: with
 //! anything weaker each side may miss the other's store, and a waiter would sleep beside an idle
-//! resource. The first load of a look and `put` are the halves on this side; the step that takes
-//! a bit needs no more than acquire, which with `put`'s release passes the resource itself from
-//! one holder to the next.
+//! resource. The steps that take a bit could be weaker in C++20's terms; as they are, every access
+//! to a word is ordered alike, which is what loom can follow, and costs nothing on x86. `put`'s
+//! release and the taker's acquire pass the resource itself from one holder to the next.
 
 use std::cell::Cell;
 
@@ -87,7 +87,7 @@ impl IdleSet {
     /// Takes this very slot, if it is idle.
     pub(crate) fn take_this(&self, slot: u32) -> Option<Held> {
         let (word, mask) = self.place(slot);
-        let before = word.fetch_and(!mask, Ordering::Acquire);
+        let before = word.fetch_and(!mask, Ordering::SeqCst);
         (before & mask != 0).then(|| Held::of(slot))
     }
 
@@ -140,7 +140,7 @@ fn take_lowest(word: &AtomicU64) -> Option<(u32, bool)> {
     let mut contended = false;
     while bits != 0 {
         let rest = bits & (bits - 1);
-        match word.compare_exchange_weak(bits, rest, Ordering::Acquire, Ordering::Relaxed) {
+        match word.compare_exchange_weak(bits, rest, Ordering::SeqCst, Ordering::SeqCst) {
             Ok(_) => return Some((bits.trailing_zeros(), contended)),
             Err(seen) => {
                 bits = seen;
