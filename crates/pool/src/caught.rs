@@ -11,7 +11,7 @@ use futures_util::FutureExt;
 
 /// Runs something of the user's; an error is the panic's message.
 ///
-/// Unwind safety: what the closure could leave half changed is either the resource at hand, which
+/// As for unwinding: what the closure could leave half changed is either the resource at hand, which
 /// is destroyed after a panic, or the user's own.
 #[inline]
 pub(crate) fn caught<T>(call: impl FnOnce() -> T) -> Result<T, Arc<str>> {

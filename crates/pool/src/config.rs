@@ -47,7 +47,7 @@ pub struct Config {
     pub lifetime_jitter: f64,
     /// `Manager::check` is skipped at checkout when the resource was created or last checked more
     /// recently than this. Use does not count: the pool cannot know how it went. `None`: it is
-    /// never called at checkout. Default 500 ms (HikariCP's choice): the cost of a check is spread
+    /// never called at checkout. Default 500 ms (the choice of `HikariCP`): the cost of a check is spread
     /// over all uses in that time, and a dead resource is met within it.
     #[cfg_attr(feature = "serde", serde(with = "crate::config::timeout"))]
     pub check_interval: Option<Duration>,

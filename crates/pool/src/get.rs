@@ -123,7 +123,7 @@ where
             Poll::Pending => return Poll::Pending,
             Poll::Ready(Ok(served)) => served,
             Poll::Ready(Err(refusal)) => {
-                let error = shared.refused(refusal, *this.began, None);
+                let error = shared.refused(*refusal, *this.began, None);
                 *this.handle = None;
                 return Poll::Ready(Err(error));
             }
@@ -225,7 +225,7 @@ impl<M: Manager> Shared<M> {
                     };
                     let (held, _) = waiting
                         .await
-                        .map_err(|refusal| self.refused(refusal, began, last_cause.take()))?;
+                        .map_err(|refusal| self.refused(*refusal, began, last_cause.take()))?;
                     match self.vet(self.unless_closed(held)?) {
                         Vetted::Fit(held) => return Ok(held),
                         Vetted::Unfit => continue,
@@ -344,11 +344,11 @@ impl<M: Manager> Shared<M> {
 
     fn refused(
         &self,
-        refusal: Box<Refusal<Cause<M::Error>>>,
+        refusal: Refusal<Cause<M::Error>>,
         began: Moment,
         last_cause: Option<Cause<M::Error>>,
     ) -> GetError<M::Error> {
-        match *refusal {
+        match refusal {
             Refusal::Closed => GetError::Closed,
             Refusal::TimedOut {
                 creating, cause, ..

@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 use crate::{
     at_home::AtHome,
     config::{self, Config},
-    core::{Retirement, flag},
+    core::{Core, Retirement, flag},
     error::{AddError, BuildError, CloseError, GetError, TryGetError},
     get::{Borrow, Get, Limit},
     lease::{Lease, OwnedLease, ResourceInfo},
@@ -364,7 +364,7 @@ impl<M: Manager> Pool<M> {
             if AtHome::new(|| shared.home(), wait).await.is_ok() {
                 return Ok(());
             }
-            let census = shared.depot.query(|core, shelf| core.census(shelf));
+            let census = shared.depot.query(Core::census);
             Err(CloseError {
                 waited: Duration::from_nanos(shared.now().saturating_sub(began)),
                 leased: census.leased as usize,

@@ -10,12 +10,13 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use tokio::runtime::{self, Runtime};
 
 use crate::{
-    GetError, Manager, OwnedLease, Pool,
+    Builder, GetError, Manager, OwnedLease, Pool,
     scenarios::{Bell, meet},
 };
 
@@ -46,28 +47,30 @@ impl Berth {
     }
 
     fn all_lent(max_active: usize, max_idle: Option<usize>) -> (Self, Vec<Lease>) {
-        let runtime = runtime::Builder::new_current_thread()
-            .enable_time()
-            .build()
-            .unwrap();
-        // Nothing happens by the clock.
-        let pool = Pool::builder(Counting)
-            .max_active(max_active)
-            .max_idle(max_idle)
-            .idle_timeout(None)
-            .max_lifetime(None)
-            .check_interval(None)
-            .wait_timeout(None)
-            .runtime(runtime.handle().clone())
-            .build()
-            .unwrap();
-        let berth = Self { runtime, pool };
+        let berth = Self::empty(|pool| pool.max_active(max_active).max_idle(max_idle));
         let lend = |_| {
             berth.pool.add(0).unwrap();
             berth.lent()
         };
         let lent = (0..max_active).map(lend).collect();
         (berth, lent)
+    }
+
+    /// A pool in which nothing happens by the clock, unless it is asked for.
+    fn empty(settings: impl FnOnce(Builder<Counting>) -> Builder<Counting>) -> Self {
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .unwrap();
+        let builder = Pool::builder(Counting)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .check_interval(None)
+            .wait_timeout(None)
+            .check_timeout(None)
+            .runtime(runtime.handle().clone());
+        let pool = settings(builder).build().unwrap();
+        Self { runtime, pool }
     }
 
     fn pool(&self) -> Pool<Counting> {
@@ -121,6 +124,14 @@ fn poll(mut getting: Getting) -> Polled {
 }
 
 impl Polled {
+    /// Whether it has ended, or will at its next poll.
+    fn is_over(&self) -> bool {
+        match self {
+            Polled::Has(_) | Polled::Failed(_) => true,
+            Polled::Waits(_, bell) => bell.was_rung(),
+        }
+    }
+
     /// How it ends, which must have been told by a wake-up.
     fn ended(self) -> Result<Lease, GetError<Infallible>> {
         match self {
@@ -255,8 +266,8 @@ pub(crate) fn a_lease_that_ends_during_an_invalidation_is_not_lent_again() {
     let berth = Berth::new(1);
     let (lent, pool) = (berth.lent(), berth.pool());
     meet::two(move || use_and_put(lent), move || pool.invalidate_all());
-    assert!(berth.pool.try_get().is_err());
     berth.assert_status([0, 0, 1, 0]);
+    assert!(berth.pool.try_get().is_err());
     berth.end();
 }
 
@@ -277,6 +288,23 @@ pub(crate) fn what_retain_looks_at_serves_a_get_that_begins_meanwhile() {
     berth.end();
 }
 
+/// The short way takes it, sees that it is to be checked first, and puts it back for a moment.
+pub(crate) fn a_resource_that_is_due_for_a_check_serves_one_of_two_gets_and_then_the_other() {
+    let berth = Berth::empty(|pool| pool.max_active(1).check_interval(Duration::from_nanos(1)));
+    berth.pool.add(0).unwrap();
+    let (one, other) = (berth.pool(), berth.pool());
+    let (one, other) = meet::two(move || get(&one), move || get(&other));
+    let (first, second) = if one.is_over() {
+        (one, other)
+    } else {
+        (other, one)
+    };
+    assert!(!second.is_over());
+    drop(first.lease());
+    assert_eq!(*second.lease(), 2);
+    berth.end();
+}
+
 /// Hands every scenario to a macro that makes tests of them.
 macro_rules! for_each_pool_scenario {
     ($test:ident) => {
@@ -293,6 +321,7 @@ macro_rules! for_each_pool_scenario {
             leases_that_end_during_a_resize_leave_no_surplus
             a_lease_that_ends_during_an_invalidation_is_not_lent_again
             leases_that_end_at_once_leave_no_more_idle_than_may_be
+            a_resource_that_is_due_for_a_check_serves_one_of_two_gets_and_then_the_other
             what_retain_looks_at_serves_a_get_that_begins_meanwhile
         }
     };

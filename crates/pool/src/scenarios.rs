@@ -17,7 +17,7 @@ use crate::{
         Ticket, Verdict,
     },
     depot::Depot,
-    slots::{Held, NEVER, Pickup, Stored, Table},
+    slots::{Held, IdleSet, NEVER, Pickup, Stored, Table},
     sync::Ordering,
 };
 
@@ -469,6 +469,22 @@ pub(crate) fn a_named_slot_is_taken_by_upkeep_or_by_a_get() {
     yard.put(named.or(any).expect("one has it"));
     yard.assert_census([1, 0, 0, 0, 0]);
     assert_eq!(yard.uses_of_all_idle(), 1);
+}
+
+/// Else both would leave one too many idle.
+pub(crate) fn of_two_who_put_into_different_words_one_counts_both() {
+    let idle = Arc::new(IdleSet::new(2, 2));
+    let mut slots = Table::<u64>::new(2).grow(0, 2);
+    let putter = |held: Held| {
+        let idle = Arc::clone(&idle);
+        move || {
+            idle.put(held);
+            idle.len()
+        }
+    };
+    let (one, other) = (slots.next().unwrap(), slots.next().unwrap());
+    let (one, other) = meet::two(putter(one), putter(other));
+    assert_eq!(one.max(other), 2);
 }
 
 pub(crate) fn upkeep_takes_what_has_just_been_put() {
@@ -938,6 +954,7 @@ macro_rules! for_each_scenario {
             two_who_take_and_one_who_puts_never_share_a_resource
             one_resource_is_taken_by_one
             a_named_slot_is_taken_by_upkeep_or_by_a_get
+            of_two_who_put_into_different_words_one_counts_both
             upkeep_takes_what_has_just_been_put
             a_newcomer_does_not_overtake_on_the_long_way
             nobody_waits_beside_a_resource_that_came_back

@@ -1,6 +1,7 @@
 //! What all handles of a pool share, and the short ways in and out of it.
 
 use std::{
+    num::NonZero,
     panic::Location,
     sync::{
         Arc, Mutex, Weak,
@@ -227,7 +228,7 @@ impl<M: Manager> Shared<M> {
             .saturating_add(self.spans.epoch);
         stamps.leased.store(latest, Ordering::Relaxed);
         stamps.set_leased_from(at);
-        if leases % SAMPLED == 0 {
+        if leases.is_multiple_of(SAMPLED) {
             stamps.sampled.store(self.now().max(1), Ordering::Relaxed);
         }
     }
@@ -441,6 +442,6 @@ fn shards() -> u32 {
         // Loom's threads are one thread to `thread_local`, and must all look in the same word.
         return 1;
     }
-    let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get());
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
     (threads.min(64) as u32 * 2).next_power_of_two()
 }

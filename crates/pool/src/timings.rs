@@ -14,7 +14,9 @@ use crate::core::Timed;
 
 /// The timings of a pool, in parts that threads keep to, so that recording disturbs nobody. One
 /// part is made when its first value comes.
-pub(crate) struct TimingShards(Box<[CachePadded<[OnceLock<Box<Buckets>>; Timed::COUNT]>]>);
+pub(crate) struct TimingShards(Box<[CachePadded<Shard>]>);
+
+type Shard = [OnceLock<Box<Buckets>>; Timed::COUNT];
 
 /// Log-linear buckets: 16 for each power of two of nanoseconds.
 struct Buckets {

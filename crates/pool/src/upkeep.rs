@@ -14,7 +14,7 @@ use std::{
 use tokio::{sync::Notify, time::timeout_at};
 
 use crate::{
-    core::{Moment, Retirement},
+    core::{Core, Moment, Retirement},
     get::Custody,
     manager::Manager,
     observer::Event,
@@ -91,7 +91,7 @@ impl Rounds {
     fn look_around<M: Manager>(&mut self, shared: &Arc<Shared<M>>) -> Moment {
         let now = shared.now();
         let next = shared.command(|core, shelf, fx| core.tick(shelf, now, fx));
-        let census = shared.depot.query(|core, shelf| core.census(shelf));
+        let census = shared.depot.query(Core::census);
         if census.closed || census.idle + census.leased + census.reserved == 0 {
             return next;
         }

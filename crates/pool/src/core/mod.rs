@@ -508,6 +508,7 @@ impl<C: Clone> Core<C> {
     }
 
     /// Why this ticket's cell says that it failed. Ends the ticket.
+    #[expect(clippy::needless_pass_by_value, reason = "the ticket ends here")]
     pub(crate) fn refusal(&mut self, ticket: Ticket) -> Box<Refusal<C>> {
         self.line.free(ticket.index);
         self.refusals
@@ -759,6 +760,10 @@ impl<C: Clone> Core<C> {
     }
 
     /// A creation failed.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "what happened, when, and the two every command has"
+    )]
     pub(crate) fn create_failed(
         &mut self,
         shelf: &Shelf,

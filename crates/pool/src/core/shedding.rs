@@ -9,7 +9,7 @@ use super::Moment;
 /// [`GetError::Shed`](crate::GetError::Shed) at a rate that grows until the delay is below the
 /// target again.
 ///
-/// The algorithm is CoDel (K. Nichols and V. Jacobson, *Controlling Queue Delay*, ACM Queue 10(5),
+/// The algorithm is `CoDel` (K. Nichols and V. Jacobson, *Controlling Queue Delay*, ACM Queue 10(5),
 /// 2012; pseudo-code in RFC 8289, section 5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -23,7 +23,7 @@ pub struct Shedding {
     pub interval: Duration,
 }
 
-/// CoDel's state. Asked once for each waiter that is about to be served.
+/// `CoDel`'s state. Asked once for each waiter that is about to be served.
 #[derive(Debug, Clone)]
 pub(super) struct CoDel {
     target: u64,

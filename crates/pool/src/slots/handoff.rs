@@ -45,6 +45,7 @@ impl Handoffs {
     }
 
     /// Gives a waiter a slot. Under the core's lock, to a ticket that is in line.
+    #[expect(clippy::needless_pass_by_value, reason = "the token becomes a number")]
     pub(crate) fn give(&self, index: u32, held: Held) {
         // Release: the waiter reads the resource after it has read this.
         self.cell(index)

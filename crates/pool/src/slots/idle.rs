@@ -93,6 +93,7 @@ impl IdleSet {
 
     /// Adds a slot. The caller looks at the gate afterwards.
     #[inline]
+    #[expect(clippy::needless_pass_by_value, reason = "the token becomes a bit")]
     pub(crate) fn put(&self, held: Held) {
         let (word, mask) = self.place(held.slot());
         let before = word.fetch_or(mask, Ordering::SeqCst);

@@ -1,7 +1,10 @@
 //! The slots themselves: a resource in place and the stamps that decide its fate. All of the
 //! crate's `unsafe` is in this file.
 
-#![allow(unsafe_code)]
+#![allow(
+    unsafe_code,
+    reason = "the one module that shares resources between threads in place"
+)]
 
 use std::{cell::UnsafeCell, panic::Location, ptr, sync::atomic::AtomicPtr};
 
