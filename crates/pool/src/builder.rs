@@ -1,11 +1,10 @@
 //! Building a pool.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, time::Duration};
 
 use tokio::runtime::Handle;
 
 use crate::{
-    budget::Budget,
     config::{Config, OutagePolicy},
     core::{Backoff, Shedding},
     error::BuildError,
@@ -22,7 +21,6 @@ pub struct Builder<M: Manager> {
     config: Config,
     runtime: Option<Handle>,
     observers: Vec<Box<dyn Observer>>,
-    budget: Option<Arc<dyn Budget>>,
     name: Option<String>,
 }
 
@@ -52,7 +50,6 @@ impl<M: Manager> Builder<M> {
             config: Config::default(),
             runtime: None,
             observers: Vec::new(),
-            budget: None,
             name: None,
         }
     }
@@ -104,11 +101,6 @@ impl<M: Manager> Builder<M> {
         self
     }
 
-    pub(crate) fn budget(mut self, budget: Arc<dyn Budget>) -> Self {
-        self.budget = Some(budget);
-        self
-    }
-
     /// Builds the pool. Nothing is created yet, unless `min_idle` asks for it.
     ///
     /// # Errors
@@ -129,7 +121,7 @@ impl<M: Manager> Builder<M> {
             self.config,
             self.runtime,
             observers,
-            self.budget,
+            None,
         );
         Ok(Pool::new(shared))
     }

@@ -58,7 +58,20 @@ impl<M: Manager> Shared<M> {
             }
             Effect::Rearm => self.alarm.notify_one(),
             Effect::Drained => {
+                if let Some(host) = &self.host {
+                    host.drained();
+                }
                 self.drained.send_replace(true);
+            }
+            Effect::Report(report) => {
+                if let Some(host) = &self.host {
+                    host.report(report);
+                }
+            }
+            Effect::Spare => {
+                if let Some(host) = &self.host {
+                    host.spare();
+                }
             }
             Effect::WentDown {
                 cause,

@@ -41,6 +41,13 @@ pub enum GetError<E: Error + 'static> {
         /// How many.
         waiting: usize,
     },
+    /// The key is not in use, and as many others are as
+    /// [`KeyedBuilder::max_keys`](crate::KeyedBuilder::max_keys) allows.
+    #[error("{keys} keys are in use already")]
+    TooManyKeys {
+        /// How many.
+        keys: usize,
+    },
     /// Turned away because the line has been standing for too long
     /// ([`Shedding`](crate::Shedding)).
     #[error("turned away after {waited:?}: the line is standing")]

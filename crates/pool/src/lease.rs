@@ -11,10 +11,10 @@ use std::{
 
 use crate::{
     core::Retirement,
-    get::Borrow,
+    get::{Borrow, Get, GetResult, Limit},
     manager::Manager,
     shared::Shared,
-    slots::{Held, Stored},
+    slots::Held,
     sync::Ordering,
 };
 
@@ -78,6 +78,24 @@ impl<M: Manager> Borrow for OwnedLease<M> {
     }
 }
 
+impl<M: Manager> OwnedLease<M> {
+    pub(crate) fn get(
+        shared: Arc<Shared<M>>,
+        limit: Limit,
+        taken_at: &'static Location<'static>,
+    ) -> impl Future<Output = GetResult<Self>> + Send + use<M> {
+        Get::new(
+            shared,
+            taken_at,
+            limit,
+            move |shared: Arc<Shared<M>>, detour| async move {
+                let held = shared.get_slowly(detour).await?;
+                Ok(OwnedLease::borrow(shared, held, taken_at))
+            },
+        )
+    }
+}
+
 macro_rules! lease_methods {
     ($($header:tt)+) => {
         $($header)+ {
@@ -96,8 +114,7 @@ macro_rules! lease_methods {
             pub fn detach(mut self) -> M::Resource {
                 let mut held = self.loan.end();
                 let shared = &self.loan.shared;
-                let Stored { resource, unit } = shared.table.take(&mut held);
-                drop(unit);
+                let resource = shared.table.take(&mut held);
                 let now = shared.now();
                 shared.command(|core, shelf, fx| core.detached(shelf, held, now, fx));
                 resource

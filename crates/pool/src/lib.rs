@@ -169,7 +169,7 @@
 // A file imports only files below it in this list.
 mod builder;
 mod dynamic;
-
+mod keyed;
 mod pool;
 
 mod effects;
@@ -183,11 +183,11 @@ mod get;
 mod shared;
 
 mod at_home;
-mod budget;
 mod caught;
 mod config;
 mod depot;
 mod error;
+mod host;
 mod manager;
 mod observer;
 mod status;
@@ -216,6 +216,7 @@ pub use config::{Config, OutagePolicy};
 pub use core::{Backoff, Retirement, Shedding};
 pub use dynamic::DynManager;
 pub use error::{AddError, BuildError, Cause, CloseError, GetError, Stage, TryGetError};
+pub use keyed::{KeyedBuilder, KeyedPool, KeyedStatus};
 pub use lease::{Lease, OwnedLease, ResourceInfo};
 pub use manager::{Failure, Manager};
 pub use observer::{Event, Observer};

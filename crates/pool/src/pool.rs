@@ -13,14 +13,14 @@ use tokio::time::{Instant, timeout};
 use crate::{
     at_home::AtHome,
     config::{self, Config},
-    core::{Core, Retirement, flag},
+    core::{Core, Counters, Retirement, flag},
     error::{AddError, BuildError, CloseError, GetError, TryGetError},
     get::{Borrow, Get, Limit},
     lease::{Lease, OwnedLease, ResourceInfo},
     manager::Manager,
     observer::Event,
     shared::{Checkout, Shared},
-    slots::{Held, MAX_LEN, Stored},
+    slots::{Held, MAX_LEN},
     status::{Status, Times, Totals},
     sync::Ordering,
 };
@@ -178,17 +178,7 @@ impl<M: Manager> Pool<M> {
         &self,
         limit: Limit,
     ) -> impl Future<Output = Result<OwnedLease<M>, GetError<M::Error>>> + Send + use<M> {
-        let caller = Location::caller();
-        let shared = Arc::clone(&self.shared);
-        Get::new(
-            shared,
-            caller,
-            limit,
-            move |shared: Arc<Shared<M>>, detour| async move {
-                let held = shared.get_slowly(detour).await?;
-                Ok(OwnedLease::borrow(shared, held, caller))
-            },
-        )
+        OwnedLease::get(Arc::clone(&self.shared), limit, Location::caller())
     }
 
     /// Borrows an idle resource, or fails at once: it never waits, never starts to wait, and
@@ -231,20 +221,9 @@ impl<M: Manager> Pool<M> {
     ///
     /// # Errors
     ///
-    /// Gives the resource back if the pool is full or closed, or if the pool is part of a
-    /// [`KeyedPool`](crate::KeyedPool) whose common bound is reached.
+    /// Gives the resource back if the pool is full or closed.
     pub fn add(&self, resource: M::Resource) -> Result<(), AddError<M::Resource>> {
         self.shared.settle_in_if_possible();
-        let unit = match self
-            .shared
-            .budget
-            .as_ref()
-            .map(|budget| budget.try_acquire())
-        {
-            Some(None) => return Err(AddError::Full(resource)),
-            Some(Some(unit)) => Some(unit),
-            None => None,
-        };
         let Some((mut held, generation)) = self.shared.command(|core, _, _| core.adopt()) else {
             return Err(if self.is_closed() {
                 AddError::Closed(resource)
@@ -252,8 +231,7 @@ impl<M: Manager> Pool<M> {
                 AddError::Full(resource)
             });
         };
-        self.shared
-            .bear(&mut held, Stored { resource, unit }, generation);
+        self.shared.bear(&mut held, resource, generation);
         self.shared.shelve(held);
         Ok(())
     }
@@ -295,9 +273,7 @@ impl<M: Manager> Pool<M> {
     /// Retires everything created before now: idle resources at once, leased ones when they come
     /// back, those being created when they land.
     pub fn invalidate_all(&self) {
-        let now = self.shared.now();
-        self.shared
-            .command(|core, shelf, fx| core.invalidate(shelf, now, fx));
+        self.shared.invalidate();
     }
 
     /// Changes `max_active`. Upwards, waiters are served at once. Downwards, surplus resources
@@ -398,7 +374,7 @@ impl<M: Manager> Pool<M> {
 }
 
 impl<M: Manager> Shared<M> {
-    fn try_get(&self) -> Result<Held, TryGetError> {
+    pub(crate) fn try_get(&self) -> Result<Held, TryGetError> {
         loop {
             let before = self.depot.shelf.gate.look();
             match self.checkout() {
@@ -422,7 +398,7 @@ impl<M: Manager> Shared<M> {
         }
     }
 
-    fn close(&self) {
+    pub(crate) fn close(&self) {
         self.settle_in_if_possible();
         let now = self.now();
         let first = self.command(|core, shelf, fx| core.close(shelf, now, fx));
@@ -431,7 +407,12 @@ impl<M: Manager> Shared<M> {
         }
     }
 
-    async fn drained(&self) {
+    pub(crate) fn invalidate(&self) {
+        let now = self.now();
+        self.command(|core, shelf, fx| core.invalidate(shelf, now, fx));
+    }
+
+    pub(crate) async fn drained(&self) {
         let mut drained = self.drained.subscribe();
         // The sender lives in `self`, so the wait cannot fail.
         let _ = drained.wait_for(|drained| *drained).await;
@@ -441,10 +422,6 @@ impl<M: Manager> Shared<M> {
         let (census, counters) = self
             .depot
             .query(|core, shelf| (core.census(shelf), core.counters()));
-        let slots = self.slots.load(Ordering::Acquire);
-        let leases = (0..slots)
-            .map(|slot| self.table.stamps(slot).leases.load(Ordering::Relaxed))
-            .sum();
         Status {
             max_active: census.max_active as usize,
             idle: census.idle as usize,
@@ -455,24 +432,32 @@ impl<M: Manager> Shared<M> {
             waiting: census.waiting,
             is_down: census.down,
             is_closed: census.closed,
-            totals: Totals {
-                leases,
-                waits_served: counters.waits_served,
-                waits_timed_out: counters.waits_timed_out,
-                waits_cancelled: counters.waits_cancelled,
-                waits_refused: counters.waits_refused,
-                waits_closed: counters.waits_closed,
-                overloaded: counters.overloaded,
-                shed: counters.shed,
-                created: counters.created,
-                added: counters.adopted,
-                create_failed: counters.create_failed,
-                create_abandoned: counters.create_abandoned,
-                retired: counters.retired,
-                detached: counters.detached,
-                outages: counters.outages,
-            },
+            totals: self.totals(counters),
             times: Times::of(&self.timings),
+        }
+    }
+
+    pub(crate) fn totals(&self, counters: Counters) -> Totals {
+        let slots = self.slots.load(Ordering::Acquire);
+        let leases = (0..slots)
+            .map(|slot| self.table.stamps(slot).leases.load(Ordering::Relaxed))
+            .sum();
+        Totals {
+            leases,
+            waits_served: counters.waits_served,
+            waits_timed_out: counters.waits_timed_out,
+            waits_cancelled: counters.waits_cancelled,
+            waits_refused: counters.waits_refused,
+            waits_closed: counters.waits_closed,
+            overloaded: counters.overloaded,
+            shed: counters.shed,
+            created: counters.created,
+            added: counters.adopted,
+            create_failed: counters.create_failed,
+            create_abandoned: counters.create_abandoned,
+            retired: counters.retired,
+            detached: counters.detached,
+            outages: counters.outages,
         }
     }
 }

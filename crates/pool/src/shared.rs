@@ -17,15 +17,15 @@ use tokio::{
 };
 
 use crate::{
-    budget::Budget,
     caught::caught,
     config::{Config, nanos_or_never},
-    core::{Look, Moment, Retirement, Timed, nanos},
+    core::{Look, Moment, Retirement, Timed, flag, nanos},
     depot::Depot,
     error::Cause,
+    host::Host,
     manager::Manager,
     observer::{Event, Observer},
-    slots::{Held, NEVER, Stamps, Stored, Table},
+    slots::{Held, NEVER, Stamps, Table},
     sync::Ordering,
     timings::TimingShards,
 };
@@ -41,7 +41,8 @@ pub(crate) struct Shared<M: Manager> {
     name: String,
     pub(crate) config: Config,
     pub(crate) spans: Spans,
-    pub(crate) budget: Option<Arc<dyn Budget>>,
+    /// The keyed pool that this one is part of.
+    pub(crate) host: Option<Box<dyn Host>>,
     /// Wakes upkeep. Apart, because upkeep waits for it without keeping the pool alive.
     pub(crate) alarm: Arc<Notify>,
     /// True once the pool is closed and everything in it destroyed.
@@ -98,7 +99,7 @@ impl<M: Manager> Shared<M> {
         config: Config,
         runtime: Option<Handle>,
         observers: Vec<Box<dyn Observer>>,
-        budget: Option<Arc<dyn Budget>>,
+        host: Option<Box<dyn Host>>,
     ) -> Arc<Self> {
         let limits = config.limits();
         let slots = limits.max_active;
@@ -112,6 +113,10 @@ impl<M: Manager> Shared<M> {
             epoch: nanos(config.epoch()),
             max_lifetime: nanos_or_never(config.max_lifetime),
         };
+        let timings = match &host {
+            Some(host) => host.timings(),
+            None => TimingShards::new(shards()),
+        };
         let shared = Arc::new_cyclic(|this| Self {
             depot: Depot::new(limits, vacant, shards(), fastrand::u64(..)),
             table,
@@ -119,12 +124,12 @@ impl<M: Manager> Shared<M> {
             name,
             config,
             spans,
-            budget,
+            host,
             alarm: Arc::new(Notify::new()),
             drained: watch::Sender::new(false),
             slots: AtomicU32::new(slots),
             resizing: Mutex::new(()),
-            timings: TimingShards::new(shards()),
+            timings,
             observers,
             birth: Instant::now(),
             home: Mutex::new(None),
@@ -132,6 +137,10 @@ impl<M: Manager> Shared<M> {
             homeless: AtomicBool::new(true),
             this: Weak::clone(this),
         });
+        if let Some(host) = &shared.host {
+            let arrivals = host.arrivals();
+            shared.command(|core, _, _| core.share(arrivals));
+        }
         if let Some(runtime) = runtime.or_else(|| Handle::try_current().ok()) {
             shared.move_to(runtime);
         }
@@ -161,7 +170,7 @@ impl<M: Manager> Shared<M> {
     pub(crate) fn checkout(&self) -> Checkout {
         let shelf = &self.depot.shelf;
         loop {
-            if !shelf.gate.look().is_open() {
+            if !shelf.gate.look().lends() {
                 return Checkout::Nothing;
             }
             let Some(held) = shelf.idle.take() else {
@@ -260,7 +269,27 @@ impl<M: Manager> Shared<M> {
         }
         stamps.returned.store(now, Ordering::Relaxed);
         stamps.leased.store(NEVER, Ordering::Relaxed);
+        if look.has(flag::PRESSED) && self.is_claimed() {
+            return self.retire(held, Retirement::Evicted);
+        }
         self.command(|core, shelf, fx| core.returned(shelf, held, now, fx));
+    }
+
+    /// Whether another key of the keyed pool needs a resource more than this one's waiters do.
+    fn is_claimed(&self) -> bool {
+        let oldest = self.depot.query(|core, _| core.oldest_arrival());
+        self.host.as_ref().is_some_and(|host| host.claims(oldest))
+    }
+
+    /// Destroys a resource for another key's sake, unless it was used since it was looked at.
+    pub(crate) fn evict(&self, slot: u32, returned: Moment) -> bool {
+        if self.table.stamps(slot).returned.load(Ordering::Relaxed) == returned
+            && let Some(held) = self.depot.shelf.idle.take_this(slot)
+        {
+            self.retire(held, Retirement::Evicted);
+            return true;
+        }
+        false
     }
 
     #[cold]
@@ -368,7 +397,7 @@ impl<M: Manager> Shared<M> {
     }
 
     /// Puts a new resource into its slot.
-    pub(crate) fn bear(&self, held: &mut Held, stored: Stored<M::Resource>, generation: u64) {
+    pub(crate) fn bear(&self, held: &mut Held, resource: M::Resource, generation: u64) {
         let now = self.now();
         let shortened = 1.0 - self.config.lifetime_jitter * fastrand::f64();
         let lifetime = (self.spans.max_lifetime as f64 * shortened) as u64;
@@ -380,7 +409,7 @@ impl<M: Manager> Shared<M> {
         stamps.sampled.store(0, Ordering::Relaxed);
         stamps.generation.store(generation, Ordering::Relaxed);
         self.note_good(stamps, now);
-        self.table.fill(held, stored);
+        self.table.fill(held, resource);
         stamps.born.store(now, Ordering::Relaxed);
     }
 
@@ -437,11 +466,14 @@ impl<M: Manager> Drop for Shared<M> {
 }
 
 /// Words in the idle set: more than threads, so that most threads have one to themselves.
-fn shards() -> u32 {
+pub(crate) fn shards() -> u32 {
     if cfg!(wharf_loom) {
         // Loom's threads are one thread to `thread_local`, and must all look in the same word.
         return 1;
     }
-    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+    // Asked once: it reads files, and a keyed pool makes pools all the time.
+    static THREADS: OnceLock<usize> = OnceLock::new();
+    let threads =
+        *THREADS.get_or_init(|| std::thread::available_parallelism().map_or(1, NonZero::get));
     (threads.min(64) as u32 * 2).next_power_of_two()
 }

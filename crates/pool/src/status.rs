@@ -82,6 +82,26 @@ pub struct Totals {
     pub outages: u64,
 }
 
+impl Totals {
+    pub(crate) fn add(&mut self, other: &Totals) {
+        self.leases += other.leases;
+        self.waits_served += other.waits_served;
+        self.waits_timed_out += other.waits_timed_out;
+        self.waits_cancelled += other.waits_cancelled;
+        self.waits_refused += other.waits_refused;
+        self.waits_closed += other.waits_closed;
+        self.overloaded += other.overloaded;
+        self.shed += other.shed;
+        self.created += other.created;
+        self.added += other.added;
+        self.create_failed += other.create_failed;
+        self.create_abandoned += other.create_abandoned;
+        self.retired += other.retired;
+        self.detached += other.detached;
+        self.outages += other.outages;
+    }
+}
+
 /// How long things took, by how they ended. Nothing is recorded for a `get` that finds an idle
 /// resource.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

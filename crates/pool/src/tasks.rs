@@ -12,7 +12,7 @@ use crate::{
     manager::{Failure, Manager},
     observer::Event,
     shared::Shared,
-    slots::{Held, Stored},
+    slots::Held,
 };
 
 /// Creates a resource, if it is still needed, and hands it to the core.
@@ -28,10 +28,6 @@ pub(crate) fn create<M: Manager>(
         errand,
     };
     async move {
-        let unit = match &creation.shared.budget {
-            Some(budget) => Some(budget.acquire().await),
-            None => None,
-        };
         if !creation.begin() {
             return;
         }
@@ -41,7 +37,7 @@ pub(crate) fn create<M: Manager>(
         let attempt = within(limit, caught_async(|| shared.manager.create())).await;
         let took = shared.now().saturating_sub(began);
         match settle(attempt) {
-            Ok(resource) => creation.land(Stored { resource, unit }, took),
+            Ok(resource) => creation.land(resource, took),
             Err(cause) => creation.fail(cause, took),
         }
     }
@@ -58,7 +54,7 @@ pub(crate) fn destroy<M: Manager>(
         taken: false,
     };
     async move {
-        let Stored { resource, unit } = destruction.take();
+        let resource = destruction.take();
         let shared = Arc::clone(&destruction.shared);
         let limit = shared.config.destroy_timeout;
         match within(limit, caught_async(|| shared.manager.destroy(resource))).await {
@@ -71,7 +67,6 @@ pub(crate) fn destroy<M: Manager>(
             }
             Err(after) => shared.emit(&Event::DestroyTimedOut { after }),
         }
-        drop(unit);
     }
 }
 
@@ -94,12 +89,12 @@ impl<M: Manager> Creation<M> {
         self.held.is_some()
     }
 
-    fn land(&mut self, stored: Stored<M::Resource>, took: u64) {
+    fn land(&mut self, resource: M::Resource, took: u64) {
         let (shared, errand) = (&self.shared, self.errand);
         let Some(mut held) = self.held.take() else {
             return;
         };
-        shared.bear(&mut held, stored, errand.generation);
+        shared.bear(&mut held, resource, errand.generation);
         shared.emit(&Event::Created {
             took: Duration::from_nanos(took),
         });
@@ -169,7 +164,7 @@ struct Destruction<M: Manager> {
 }
 
 impl<M: Manager> Destruction<M> {
-    fn take(&mut self) -> Stored<M::Resource> {
+    fn take(&mut self) -> M::Resource {
         let held = self
             .held
             .as_mut()
@@ -187,8 +182,8 @@ impl<M: Manager> Drop for Destruction<M> {
         };
         if !self.taken {
             // No runtime to say goodbye on.
-            let stored = shared.table.take(&mut held);
-            if let Err(message) = caught(|| drop(stored)) {
+            let resource = shared.table.take(&mut held);
+            if let Err(message) = caught(|| drop(resource)) {
                 shared.emit(&Event::Panicked {
                     method: "drop",
                     message: &message,

@@ -84,7 +84,10 @@ impl Rounds {
     fn make<M: Manager>(&mut self, shared: &Arc<Shared<M>>) -> Moment {
         let next = self.look_around(shared);
         #[cfg(feature = "metrics")]
-        shared.publish_metrics();
+        if shared.host.is_none() {
+            // The pools of a keyed pool have one name, and would overwrite each other's gauges.
+            shared.publish_metrics();
+        }
         next
     }
 

@@ -599,7 +599,7 @@ async fn returns_that_meet_a_waiter_on_its_way_into_the_line_wake_it() {
     for _ in 0..2 {
         let pool = pool.clone();
         users.spawn(async move {
-            for _ in 0..50_000 {
+            for _ in 0..200_000 {
                 drop(pool.get().await.unwrap());
             }
         });

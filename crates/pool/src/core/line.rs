@@ -261,6 +261,12 @@ impl Line {
         self.entries.len() - 1
     }
 
+    /// How many entries there are, and how many of them can be used again.
+    #[cfg(all(any(test, fuzzing), not(wharf_loom)))]
+    pub(super) fn entries(&self) -> (usize, usize) {
+        (self.entries.len(), self.free.len())
+    }
+
     /// Walks both lists and compares them with the counts.
     #[cfg(any(test, fuzzing))]
     pub(super) fn assert_consistent(&self) {

@@ -20,6 +20,7 @@ mod backoff;
 mod line;
 #[cfg(all(any(test, fuzzing), not(wharf_loom)))]
 pub mod model;
+mod share;
 mod shedding;
 mod shelf;
 
@@ -27,28 +28,32 @@ pub use backoff::Backoff;
 pub use shedding::Shedding;
 
 pub(crate) use line::{Arrival, Patience, Ticket};
+pub(crate) use share::{Needs, Report};
 pub(crate) use shelf::{Look, Shelf, flag};
 
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap},
+    sync::Arc,
     task::Waker,
     time::Duration,
 };
 
 use line::{Joining, Line};
+use share::Share;
 use shedding::CoDel;
 
 use crate::{
     slots::{Held, NEVER, Pickup},
-    sync::Ordering,
+    sync::{AtomicU64, Ordering},
 };
 
 /// Nanoseconds since the pool's birth.
 pub(crate) type Moment = u64;
 
 pub(crate) fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(NEVER)
+    let seconds = duration.as_secs().saturating_mul(1_000_000_000);
+    seconds.saturating_add(u64::from(duration.subsec_nanos()))
 }
 
 #[derive(Debug, Clone)]
@@ -91,6 +96,8 @@ pub(crate) struct Core<C> {
     closed: bool,
     drained: bool,
     pressed: bool,
+    /// Its slots cost units of a bound that several pools share, and it vanishes when unused.
+    shared: bool,
     /// For each slot, the cell in which it was handed over last.
     claims: Vec<Option<u32>>,
     health: Health<C>,
@@ -106,6 +113,7 @@ pub(crate) struct Core<C> {
     refill_at: Moment,
     refused_refills: u32,
     counters: Counters,
+    share: Share,
     random: fastrand::Rng,
 }
 
@@ -121,6 +129,8 @@ struct Outage<C> {
     attempt: u32,
     probe_at: Moment,
     probing: bool,
+    /// Somebody has asked since the last attempt.
+    asked: bool,
     cause: C,
 }
 
@@ -137,6 +147,10 @@ pub(crate) enum Effect<C> {
     Rearm,
     /// The pool is closed and empty.
     Drained,
+    /// Tell the owner of the shared bound.
+    Report(Report),
+    /// A resource is idle while the pool is pressed.
+    Spare,
     WentDown {
         cause: C,
         attempt: u32,
@@ -392,12 +406,14 @@ impl<C: Clone> Core<C> {
             closed: false,
             drained: false,
             pressed: false,
+            shared: false,
             generation: 0,
             epoch_end: None,
             armed: NEVER,
             flags: flag::DROWSY,
             random: fastrand::Rng::with_seed(seed),
             counters: Counters::default(),
+            share: Share::default(),
             limits,
         }
     }
@@ -419,6 +435,9 @@ impl<C: Clone> Core<C> {
             return Enqueued::Refused(Box::new(Refusal::Closed));
         }
         self.rouse(shelf, now, fx);
+        if let Health::Down(outage) = &mut self.health {
+            outage.asked = true;
+        }
         let rejoins = arrival.is_some();
         let arrival = arrival.unwrap_or_else(|| self.arrive());
         if self
@@ -457,7 +476,11 @@ impl<C: Clone> Core<C> {
 
     /// A position in the order of arrival, for a `get` that may have to wait later.
     pub(crate) fn arrive(&mut self) -> Arrival {
-        self.next_arrival += 1;
+        self.next_arrival = if self.shared {
+            self.share.next_arrival()
+        } else {
+            self.next_arrival + 1
+        };
         Arrival(self.next_arrival)
     }
 
@@ -559,13 +582,14 @@ impl<C: Clone> Core<C> {
             while let Some(held) = self.unclaimed(shelf) {
                 self.place(shelf, held, now, fx);
             }
+            self.show_spare(shelf, fx);
         }
         self.settle(shelf, now, fx);
     }
 
     /// An idle resource that must not stay idle.
     fn unclaimed(&self, shelf: &Shelf) -> Option<Held> {
-        let wanted = !self.line.is_empty() || self.closed || self.pressed || self.has_surplus();
+        let wanted = !self.line.is_empty() || self.closed || self.has_surplus();
         if wanted { shelf.idle.take() } else { None }
     }
 
@@ -618,7 +642,7 @@ impl<C: Clone> Core<C> {
 
     /// A slot for a resource that was made outside, if there is room.
     pub(crate) fn adopt(&mut self) -> Option<(Held, u64)> {
-        if self.closed || self.occupied() >= self.limits.max_active {
+        if self.closed || self.shared || self.occupied() >= self.limits.max_active {
             return None;
         }
         let Reverse(held) = self.vacant.pop()?;
@@ -647,14 +671,13 @@ impl<C: Clone> Core<C> {
         let Some(held) = self.deliver(shelf, held, now, fx) else {
             return;
         };
-        if self.pressed {
-            self.retire_live(held, Retirement::Evicted, fx);
-        } else if self.limits.max_idle < self.limits.max_active
+        if self.limits.max_idle < self.limits.max_active
             && shelf.idle.len() >= self.limits.max_idle as usize
         {
             self.retire_live(held, Retirement::Surplus, fx);
         } else {
             shelf.idle.put(held);
+            self.show_spare(shelf, fx);
         }
     }
 
@@ -815,6 +838,10 @@ impl<C: Clone> Core<C> {
     ) {
         self.end_creation(held, errand);
         self.nudge(fx);
+        if self.shared {
+            // It asks again when one of its waiters has found it another runtime.
+            self.report(0, fx);
+        }
         self.raise_settled(shelf, fx);
     }
 
@@ -874,6 +901,7 @@ impl<C: Clone> Core<C> {
             attempt,
             probe_at,
             probing: false,
+            asked: false,
             cause: cause.clone(),
         };
         if let Health::Down(old) = std::mem::replace(&mut self.health, Health::Down(outage)) {
@@ -903,7 +931,7 @@ impl<C: Clone> Core<C> {
             return;
         }
         if let Health::Down(outage) = &self.health {
-            if outage.probe_at <= now && !outage.probing {
+            if self.is_probe_due(outage, now) {
                 self.start_creation(fx);
             }
             return;
@@ -918,14 +946,24 @@ impl<C: Clone> Core<C> {
         {}
     }
 
+    /// Where nobody keeps a pool that is not used, nobody probes for it either.
+    fn is_probe_due(&self, outage: &Outage<C>, now: Moment) -> bool {
+        let of_use = !self.shared || outage.asked || !self.line.is_empty();
+        outage.probe_at <= now && !outage.probing && of_use
+    }
+
     fn start_creation(&mut self, fx: &mut Effects<C>) -> bool {
         if self.occupied() >= self.limits.max_active {
+            return false;
+        }
+        if self.shared && self.share.fresh == 0 {
             return false;
         }
         let Some(Reverse(held)) = self.vacant.pop() else {
             return false;
         };
         self.creating += 1;
+        self.share.fresh = self.share.fresh.saturating_sub(1);
         let probe = match &mut self.health {
             Health::Up => None,
             Health::Down(outage) => {
@@ -1012,24 +1050,118 @@ impl<C: Clone> Core<C> {
         self.settle(shelf, now, fx);
     }
 
-    /// Another pool waits for a unit of the bound they share, or no longer does.
+    // --- The bound shared with other pools -----------------------------------------------------
+
+    /// From here on, slots cost units of a bound that this pool shares with others, and the pool
+    /// closes by itself when it is not used any more.
+    pub(crate) fn share(&mut self, arrivals: Arc<AtomicU64>) {
+        self.shared = true;
+        self.share.arrivals = Some(arrivals);
+    }
+
+    /// Another pool waits for a unit of the bound they share, or no longer does. While one does,
+    /// no resource becomes idle here without a word.
     pub(crate) fn press(&mut self, shelf: &Shelf, pressed: bool, now: Moment, fx: &mut Effects<C>) {
         self.pressed = pressed;
         if pressed {
+            // Shut the gate before looking: whoever returns a resource after this look sees it.
             self.raise(shelf, flag::PRESSED);
+            self.show_spare(shelf, fx);
         }
         self.settle(shelf, now, fx);
     }
 
-    /// Retires one idle resource for another pool's sake.
-    pub(crate) fn evict(&mut self, shelf: &Shelf, now: Moment, fx: &mut Effects<C>) -> bool {
-        let Some(held) = shelf.idle.take() else {
-            return false;
-        };
-        self.retire_live(held, Retirement::Evicted, fx);
-        self.settle(shelf, now, fx);
-        true
+    fn show_spare(&self, shelf: &Shelf, fx: &mut Effects<C>) {
+        if self.pressed && shelf.idle.len() > 0 {
+            fx.push(Effect::Spare);
+        }
     }
+
+    /// A unit has come. If it is not needed any more, it goes back.
+    pub(crate) fn granted(&mut self, shelf: &Shelf, now: Moment, fx: &mut Effects<C>) {
+        let share = &mut self.share;
+        share.units += 1;
+        share.fresh += 1;
+        share.seen += 1;
+        // The owner reckons so by itself.
+        share.told = Needs {
+            units: share.told.units.saturating_sub(1),
+            hungry: None,
+        };
+        self.settle(shelf, now, fx);
+    }
+
+    /// Whether the pool closed by itself. A `get` that finds it so has come too late, and is to
+    /// go to another.
+    pub(crate) fn has_vanished(&self) -> bool {
+        self.share.vanished
+    }
+
+    fn settle_share(&mut self, shelf: &Shelf, now: Moment, fx: &mut Effects<C>) {
+        if self.is_unused(now) {
+            self.closed = true;
+            self.share.vanished = true;
+        }
+        let lacks = self.lacks(shelf, now);
+        self.report(lacks, fx);
+    }
+
+    /// Nobody uses the pool, and nothing would be lost with it. Not before the first use.
+    ///
+    /// An outage is forgotten no sooner than its pause is over, lest the next caller dial at once;
+    /// and only if nobody has asked in the meantime, or the pauses would never grow.
+    fn is_unused(&self, now: Moment) -> bool {
+        let outage_is_over = match &self.health {
+            Health::Up => true,
+            Health::Down(outage) => outage.probe_at <= now && !outage.asked,
+        };
+        outage_is_over
+            && !self.closed
+            && self.next_arrival > 0
+            && self.line.is_empty()
+            && self.occupied() == 0
+    }
+
+    /// How many more creations would begin if there were units for them.
+    fn lacks(&self, shelf: &Shelf, now: Moment) -> u32 {
+        if self.closed {
+            return 0;
+        }
+        let wanted = match &self.health {
+            Health::Up => self
+                .wanted(shelf, now)
+                .saturating_sub(self.creating as usize),
+            Health::Down(outage) => usize::from(self.is_probe_due(outage, now)),
+        };
+        let room = self.limits.max_active.saturating_sub(self.occupied());
+        let room = room.min(self.limits.max_creating.saturating_sub(self.creating));
+        wanted.min(room as usize) as u32
+    }
+
+    fn report(&mut self, lacks: u32, fx: &mut Effects<C>) {
+        let has_nothing = self.creating + self.live == 0;
+        let needs = Needs {
+            units: lacks,
+            hungry: self.oldest_arrival().filter(|_| has_nothing && lacks > 0),
+        };
+        let occupied = self.occupied();
+        let share = &mut self.share;
+        share.fresh = 0;
+        let released = share.units - occupied;
+        if released > 0 || needs != share.told {
+            share.units = occupied;
+            share.told = needs;
+            share.version += 1;
+            fx.push(Effect::Report(Report {
+                version: share.version,
+                released,
+                seen: share.seen,
+                needs,
+            }));
+        }
+    }
+
+    // --- Time ----------------------------------------------------------------------------------
 
     /// The pool is in use, or something about it changes: if its coarse clock was left to stand, it
     /// goes again, and upkeep looks around when the epoch ends.
@@ -1102,8 +1234,8 @@ impl<C: Clone> Core<C> {
         self.closed && self.occupied() == 0
     }
 
-    pub(crate) fn oldest_arrival_since(&self) -> Option<Moment> {
-        self.line.first().map(|(_, since, _)| since)
+    pub(crate) fn oldest_arrival(&self) -> Option<Arrival> {
+        self.line.first_arrival()
     }
 
     // --- Shared steps --------------------------------------------------------------------------
@@ -1113,6 +1245,9 @@ impl<C: Clone> Core<C> {
     fn settle(&mut self, shelf: &Shelf, now: Moment, fx: &mut Effects<C>) {
         if self.occupied() < self.limits.max_active {
             self.pump(shelf, now, fx);
+        }
+        if self.shared {
+            self.settle_share(shelf, now, fx);
         }
         self.raise_settled(shelf, fx);
     }

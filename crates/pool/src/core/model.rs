@@ -7,7 +7,7 @@
 //! machine and the fuzz target both drive the pair.
 //!
 //! The long way and the short one are taken as `shared` takes them. What happens there between
-//! two looks at the gate is an operation of its own (`Look`, `PutHalf`, `PollHalf` and those that
+//! two looks at the gate is an operation of its own (`Look`, `PutLook`, `PollHalf` and those that
 //! complete them), so that other threads' commands come in between.
 
 #![allow(
@@ -54,9 +54,12 @@ pub enum Op {
     PollRest(u32),
     Cancel(u32),
     Put(u32),
-    /// A put that has set its bit, and looks at the gate later.
-    PutHalf(u32),
-    SecondLook(u32),
+    /// A put that has looked at the gate, and goes on later.
+    PutLook(u32),
+    /// It sets its bit.
+    PutBit(u32),
+    /// It looks at the gate again.
+    PutLookAgain(u32),
     Discard(u32),
     /// A check at checkout fails; the `get` goes on.
     FailCheck(u32),
@@ -76,7 +79,6 @@ pub enum Op {
     Invalidate,
     Close,
     Press(u32),
-    Evict,
     Trim,
     /// The runtime went away.
     Nudge,
@@ -105,8 +107,9 @@ const KINDS: &[fn(u32) -> Op] = &[
     Op::Put,
     Op::Put,
     Op::Put,
-    Op::PutHalf,
-    Op::SecondLook,
+    Op::PutLook,
+    Op::PutBit,
+    Op::PutLookAgain,
     Op::Discard,
     Op::FailCheck,
     Op::Detach,
@@ -128,7 +131,6 @@ const KINDS: &[fn(u32) -> Op] = &[
     |_| Op::Invalidate,
     |n| if n < 32 { Op::Close } else { Op::Tick },
     |n| Op::Press(u32::from(n < 64)),
-    |_| Op::Evict,
     |_| Op::Trim,
     |_| Op::Nudge,
     Op::Advance,
@@ -145,6 +147,7 @@ impl Op {
 }
 
 /// Runs a history that is written in bytes: a setup, then operations.
+#[cfg(fuzzing)]
 pub fn run(bytes: &[u8]) {
     let Some((setup, ops)) = bytes.split_first_chunk() else {
         return;
@@ -220,6 +223,7 @@ struct Deeds {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum News {
     Drained,
+    Spare,
     WentDown {
         cause: u32,
         attempt: u32,
@@ -270,6 +274,7 @@ pub struct Model {
     rejoined: Option<Caller>,
     /// `get`s and puts between their two looks at the gate.
     looks: Vec<Seen>,
+    putting: Vec<(u32, Seen)>,
     second_looks: Vec<(u32, Seen)>,
     generation: u64,
     outage: Option<Outage>,
@@ -314,6 +319,8 @@ enum Place {
     },
     Idle,
     Lent,
+    /// In the hands of a put between its look and its bit.
+    Putting,
     /// In the cell of a waiter.
     Granted,
     Reserved,
@@ -376,6 +383,7 @@ impl Model {
             rejoining: Vec::new(),
             rejoined: None,
             looks: Vec::new(),
+            putting: Vec::new(),
             second_looks: Vec::new(),
             generation: 0,
             outage: None,
@@ -414,7 +422,8 @@ impl Model {
     fn resolve(&self, op: Op) -> Option<Op> {
         Some(match op {
             Op::TakeAfterLook(n) => Op::TakeAfterLook(pick(0..self.looks.len() as u32, n)?),
-            Op::SecondLook(n) => Op::SecondLook(pick(0..self.second_looks.len() as u32, n)?),
+            Op::PutBit(n) => Op::PutBit(pick(0..self.putting.len() as u32, n)?),
+            Op::PutLookAgain(n) => Op::PutLookAgain(pick(0..self.second_looks.len() as u32, n)?),
             Op::Rejoin(n) => Op::Rejoin(pick(0..self.rejoining.len() as u32, n)?),
             Op::Poll(n) => Op::Poll(pick(self.tickets_at_rest(), n)?),
             Op::PollHalf(n) => {
@@ -424,7 +433,7 @@ impl Model {
             Op::PollRest(n) => Op::PollRest(pick(self.peeking.iter().copied(), n)?),
             Op::Cancel(n) => Op::Cancel(pick(self.tickets_at_rest(), n)?),
             Op::Put(n) => Op::Put(self.pick_slot(n, |place| place == Place::Lent)?),
-            Op::PutHalf(n) => Op::PutHalf(self.pick_slot(n, |place| place == Place::Lent)?),
+            Op::PutLook(n) => Op::PutLook(self.pick_slot(n, |place| place == Place::Lent)?),
             Op::Discard(n) => Op::Discard(self.pick_slot(n, |place| place == Place::Lent)?),
             Op::FailCheck(n) => Op::FailCheck(self.pick_slot(n, |place| place == Place::Lent)?),
             Op::Detach(n) => Op::Detach(self.pick_slot(n, |place| place == Place::Lent)?),
@@ -481,17 +490,19 @@ impl Model {
                 self.repoll(id);
             }
             Op::Cancel(id) => self.cancel(id),
-            Op::Put(slot) => {
-                if let Some(before) = self.put_half(slot) {
-                    self.second_look(slot, before);
+            Op::Put(slot) => self.put(slot),
+            Op::PutLook(slot) => {
+                if let Some(look) = self.look_to_put(slot) {
+                    self.slots[slot as usize].place = Place::Putting;
+                    self.putting.push((slot, look));
                 }
             }
-            Op::PutHalf(slot) => {
-                if let Some(before) = self.put_half(slot) {
-                    self.second_looks.push((slot, before));
-                }
+            Op::PutBit(at) => {
+                let (slot, before) = self.putting.remove(at as usize);
+                self.slots[slot as usize].place = Place::Idle;
+                self.second_looks.push((slot, before));
             }
-            Op::SecondLook(at) => {
+            Op::PutLookAgain(at) => {
                 let (slot, before) = self.second_looks.remove(at as usize);
                 self.second_look(slot, before);
             }
@@ -507,9 +518,7 @@ impl Model {
             Op::Reserve(slot) => self.slots[slot as usize].place = Place::Reserved,
             Op::Release(slot) => {
                 self.slots[slot as usize].place = Place::Lent;
-                if let Some(before) = self.put_half(slot) {
-                    self.second_look(slot, before);
-                }
+                self.put(slot);
             }
             Op::ReleaseDead(slot) => self.give_up(slot, Retirement::Check),
             Op::Begin(slot) => return self.begin(slot),
@@ -537,9 +546,9 @@ impl Model {
             Op::Close => return Answer::Is(self.close()),
             Op::Press(pressed) => {
                 self.pressed = pressed != 0;
+                self.show_spare();
                 self.settle();
             }
-            Op::Evict => return Answer::Is(self.evict()),
             Op::Trim => self.trim(),
             Op::Nudge => self.nudge(),
             Op::Advance(by) => self.now += u64::from(by),
@@ -573,7 +582,7 @@ impl Model {
 
     /// The short way.
     fn checkout(&mut self) -> Option<u32> {
-        while self.is_open() {
+        while self.gate().0 & !flag::PRESSED == 0 {
             let slot = self.first_idle()?;
             if self.slots[slot as usize].generation == self.generation {
                 return Some(slot);
@@ -687,7 +696,8 @@ impl Model {
             if self.closed {
                 return Answer::Refused(Refusal::Closed);
             }
-            if flags != flag::DROWSY && before != flag::DROWSY {
+            let bars_more = |flags: u64| flags & !flag::PRESSED != flag::DROWSY;
+            if bars_more(flags) && bars_more(before) {
                 return Answer::Exhausted;
             }
             self.look_again();
@@ -772,11 +782,17 @@ impl Model {
 
     // --- Putting -------------------------------------------------------------------------------
 
-    /// What the gate said, if the short way was open.
-    fn put_half(&mut self, slot: u32) -> Option<Seen> {
+    fn put(&mut self, slot: u32) {
+        if let Some(look) = self.look_to_put(slot) {
+            self.slots[slot as usize].place = Place::Idle;
+            self.second_look(slot, look);
+        }
+    }
+
+    /// What the gate says, if the short way is open.
+    fn look_to_put(&mut self, slot: u32) -> Option<Seen> {
         let look = self.gate();
         if self.is_open() && self.slots[slot as usize].generation == look.1 {
-            self.slots[slot as usize].place = Place::Idle;
             return Some(look);
         }
         self.put_slowly(slot);
@@ -805,12 +821,19 @@ impl Model {
 
     fn look_again(&mut self) {
         self.rouse();
-        while (!self.line.is_empty() || self.closed || self.pressed || self.surplus() > 0)
+        while (!self.line.is_empty() || self.closed || self.surplus() > 0)
             && let Some(slot) = self.first_idle()
         {
             self.place(slot);
         }
+        self.show_spare();
         self.settle();
+    }
+
+    fn show_spare(&mut self) {
+        if self.pressed && self.first_idle().is_some() {
+            self.deeds.news.push(News::Spare);
+        }
     }
 
     fn adopt(&mut self) -> Answer {
@@ -860,12 +883,11 @@ impl Model {
             self.slots[slot as usize].place = Place::Granted;
             return self.end_wait(0, Ok(slot));
         }
-        if self.pressed {
-            self.retire(slot, Retirement::Evicted);
-        } else if self.count(|place| place == Place::Idle) >= self.setup.limits.max_idle {
+        if self.count(|place| place == Place::Idle) >= self.setup.limits.max_idle {
             self.retire(slot, Retirement::Surplus);
         } else {
             self.slots[slot as usize].place = Place::Idle;
+            self.show_spare();
         }
     }
 
@@ -1117,15 +1139,6 @@ impl Model {
         was_open
     }
 
-    fn evict(&mut self) -> bool {
-        let Some(slot) = self.first_idle() else {
-            return false;
-        };
-        self.retire(slot, Retirement::Evicted);
-        self.settle();
-        true
-    }
-
     fn trim_if_over(&mut self) {
         if self.count(|place| place == Place::Idle) > self.setup.limits.max_idle {
             self.trim();
@@ -1239,7 +1252,8 @@ impl Model {
             max_active: self.max_active,
             creating: self.count(Place::is_creating),
             idle: self.count(|place| place == Place::Idle),
-            leased: self.count(|place| matches!(place, Place::Lent | Place::Granted)),
+            leased: self
+                .count(|place| matches!(place, Place::Lent | Place::Putting | Place::Granted)),
             reserved: self.count(|place| place == Place::Reserved),
             closing: self.count(|place| place == Place::Closing),
             waiting: self.line.len(),
@@ -1327,7 +1341,7 @@ impl Place {
     fn is_live(self) -> bool {
         matches!(
             self,
-            Place::Idle | Place::Lent | Place::Granted | Place::Reserved
+            Place::Idle | Place::Lent | Place::Putting | Place::Granted | Place::Reserved
         )
     }
 }

@@ -51,7 +51,7 @@ pub(crate) mod flag {
     pub(crate) const SURPLUS: u64 = 1 << 2;
     /// The coarse clock stands still until the next use.
     pub(crate) const DROWSY: u64 = 1 << 3;
-    /// Another pool waits for a unit of the bound they share: idle resources are given up.
+    /// Another pool waits for a unit of the bound they share: what comes back may have to go there.
     pub(crate) const PRESSED: u64 = 1 << 4;
 }
 
@@ -67,13 +67,18 @@ impl Look {
         self.0 & ((1 << FLAG_BITS) - 1) == 0
     }
 
+    /// Nothing bars a `get` from what is idle.
+    pub(crate) fn lends(self) -> bool {
+        self.0 & ((1 << FLAG_BITS) - 1) & !flag::PRESSED == 0
+    }
+
     pub(crate) fn has(self, flag: u64) -> bool {
         self.0 & flag != 0
     }
 
-    /// Nothing bars the way but the clock.
+    /// Nothing bars a `get` but the clock.
     pub(crate) fn is_drowsy_only(self) -> bool {
-        self.0 & ((1 << FLAG_BITS) - 1) == flag::DROWSY
+        self.0 & ((1 << FLAG_BITS) - 1) & !flag::PRESSED == flag::DROWSY
     }
 
     #[inline]

@@ -27,7 +27,7 @@ mod table;
 pub(crate) use handoff::{Handoffs, Pickup};
 pub(crate) use idle::IdleSet;
 pub(crate) use segments::MAX_LEN;
-pub(crate) use table::{NEVER, Stamps, Stored, Table};
+pub(crate) use table::{NEVER, Stamps, Table};
 
 use std::num::NonZeroU32;
 

@@ -20,15 +20,8 @@ pub(crate) struct Table<R> {
     slots: Segments<Box<[CachePadded<Slot<R>>]>>,
 }
 
-/// What a slot holds: the resource, and whatever must be given up with it.
-pub(crate) struct Stored<R> {
-    pub(crate) resource: R,
-    /// A unit of a bound that several pools share.
-    pub(crate) unit: Option<tokio::sync::OwnedSemaphorePermit>,
-}
-
 struct Slot<R> {
-    stored: UnsafeCell<Option<Stored<R>>>,
+    resource: UnsafeCell<Option<R>>,
     stamps: Stamps,
     #[cfg(wharf_loom)]
     watch: loom::cell::UnsafeCell<()>,
@@ -93,8 +86,8 @@ impl<R> Table<R> {
         slot.watch.with(|_| ());
         // SAFETY: `held` is the slot's only token and stays borrowed for as long as the
         // reference lives, so nobody can call `get_mut`, `fill` or `take` for this slot.
-        let stored = unsafe { &*slot.stored.get() };
-        &stored.as_ref().expect("bug: a lent slot is empty").resource
+        let resource = unsafe { &*slot.resource.get() };
+        resource.as_ref().expect("bug: a lent slot is empty")
     }
 
     /// The resource in a slot, to change. Panics if it holds none.
@@ -105,29 +98,29 @@ impl<R> Table<R> {
         slot.watch.with_mut(|_| ());
         // SAFETY: `held` is the slot's only token and stays exclusively borrowed for as long as
         // the reference lives, so nobody else can reach this slot's resource.
-        let stored = unsafe { &mut *slot.stored.get() };
-        &mut stored.as_mut().expect("bug: a lent slot is empty").resource
+        let resource = unsafe { &mut *slot.resource.get() };
+        resource.as_mut().expect("bug: a lent slot is empty")
     }
 
     /// Puts a new resource into a vacant slot.
-    pub(crate) fn fill(&self, held: &mut Held, stored: Stored<R>) {
+    pub(crate) fn fill(&self, held: &mut Held, resource: R) {
         let slot = self.slot(held.slot());
         #[cfg(wharf_loom)]
         slot.watch.with_mut(|_| ());
         // SAFETY: as for `get_mut`; the borrow ends with this call.
-        let place = unsafe { &mut *slot.stored.get() };
+        let place = unsafe { &mut *slot.resource.get() };
         assert!(place.is_none(), "bug: slot {} was not vacant", held.slot());
-        *place = Some(stored);
+        *place = Some(resource);
     }
 
     /// Takes the resource out of a slot, which is vacant from then on. Panics if it holds none.
-    pub(crate) fn take(&self, held: &mut Held) -> Stored<R> {
+    pub(crate) fn take(&self, held: &mut Held) -> R {
         let slot = self.slot(held.slot());
         #[cfg(wharf_loom)]
         slot.watch.with_mut(|_| ());
         slot.stamps.born.store(NEVER, Ordering::Relaxed);
         // SAFETY: as for `get_mut`; the borrow ends with this call.
-        let place = unsafe { &mut *slot.stored.get() };
+        let place = unsafe { &mut *slot.resource.get() };
         place.take().expect("bug: a slot to clear is empty")
     }
 
@@ -145,7 +138,7 @@ fn slots<R>(len: u32) -> Box<[CachePadded<Slot<R>>]> {
 impl<R> Slot<R> {
     fn new() -> Self {
         Self {
-            stored: UnsafeCell::new(None),
+            resource: UnsafeCell::new(None),
             stamps: Stamps::new(),
             #[cfg(wharf_loom)]
             watch: loom::cell::UnsafeCell::new(()),

@@ -13,7 +13,7 @@ use crate::{
         Arrival, Core, Effect, Effects, Enqueued, Errand, Look, Moment, Patience, Refusal,
         Retirement, Shelf, Ticket, Verdict, flag,
     },
-    slots::{Held, NEVER, Pickup, Stored, Table},
+    slots::{Held, NEVER, Pickup, Table},
 };
 
 /// The core, with the tokens and tickets that the shell would hold.
@@ -33,6 +33,7 @@ pub struct Driver {
     tickets: BTreeMap<u32, Ticket>,
     arrivals: BTreeMap<u32, Arrival>,
     looks: Vec<Look>,
+    putting: Vec<(Held, Look)>,
     second_looks: Vec<(u32, Look)>,
     rung: Arc<Mutex<Vec<(u32, u32)>>>,
     wakers: u32,
@@ -101,6 +102,7 @@ impl Driver {
             tickets: BTreeMap::new(),
             arrivals: BTreeMap::new(),
             looks: Vec::new(),
+            putting: Vec::new(),
             second_looks: Vec::new(),
             rung: Arc::default(),
             wakers: 0,
@@ -160,17 +162,19 @@ impl Driver {
             }
             Op::Put(slot) => {
                 let held = self.take_back(slot);
-                if let Some(look) = self.put_half(held) {
-                    self.second_look(slot, look);
-                }
+                self.put(held);
             }
-            Op::PutHalf(slot) => {
+            Op::PutLook(slot) => {
                 let held = self.take_back(slot);
-                if let Some(look) = self.put_half(held) {
-                    self.second_looks.push((slot, look));
-                }
+                let putting = self.look_to_put(held);
+                self.putting.extend(putting);
             }
-            Op::SecondLook(at) => {
+            Op::PutBit(at) => {
+                let (held, look) = self.putting.remove(at as usize);
+                self.second_looks.push((held.slot(), look));
+                self.shelf.idle.put(held);
+            }
+            Op::PutLookAgain(at) => {
                 let (slot, look) = self.second_looks.remove(at as usize);
                 self.second_look(slot, look);
             }
@@ -181,7 +185,7 @@ impl Driver {
             Op::FailCheck(slot) => self.fail_check(slot, model),
             Op::Detach(slot) => {
                 let mut held = self.take_back(slot);
-                assert_eq!(self.table.take(&mut held).resource, slot);
+                assert_eq!(self.table.take(&mut held), slot);
                 let now = self.now;
                 self.command(|core, shelf, fx| core.detached(shelf, held, now, fx));
             }
@@ -193,9 +197,7 @@ impl Driver {
             }
             Op::Release(slot) => {
                 let held = self.unreserve(slot);
-                if let Some(look) = self.put_half(held) {
-                    self.second_look(slot, look);
-                }
+                self.put(held);
             }
             Op::ReleaseDead(slot) => {
                 let held = self.unreserve(slot);
@@ -212,7 +214,7 @@ impl Driver {
             }
             Op::Destroyed(slot) => {
                 let mut held = self.closing.remove(&slot).expect("a destruction");
-                assert_eq!(self.table.take(&mut held).resource, slot);
+                assert_eq!(self.table.take(&mut held), slot);
                 let now = self.now;
                 self.command(|core, shelf, fx| core.destroyed(shelf, held, now, fx));
             }
@@ -229,11 +231,6 @@ impl Driver {
             Op::Press(pressed) => {
                 let now = self.now;
                 self.command(|core, shelf, fx| core.press(shelf, pressed != 0, now, fx));
-            }
-            Op::Evict => {
-                let now = self.now;
-                let evicted = self.command(|core, shelf, fx| core.evict(shelf, now, fx));
-                return Answer::Is(evicted);
             }
             Op::Trim => {
                 let now = self.now;
@@ -290,7 +287,7 @@ impl Driver {
 
     fn checkout(&mut self) -> Option<Held> {
         loop {
-            if !self.shelf.gate.look().is_open() {
+            if !self.shelf.gate.look().lends() {
                 return None;
             }
             let held = self.shelf.idle.take()?;
@@ -416,15 +413,22 @@ impl Driver {
         self.lent.remove(&slot).expect("a lent slot")
     }
 
-    /// What the gate said, if the short way was open.
-    fn put_half(&mut self, held: Held) -> Option<Look> {
-        let look = self.shelf.gate.look();
-        if !look.is_open() || self.generations[&held.slot()] != look.generation() {
-            self.put_slowly(held, look);
-            return None;
+    fn put(&mut self, held: Held) {
+        if let Some((held, look)) = self.look_to_put(held) {
+            let slot = held.slot();
+            self.shelf.idle.put(held);
+            self.second_look(slot, look);
         }
-        self.shelf.idle.put(held);
-        Some(look)
+    }
+
+    /// What the gate says, if the short way is open.
+    fn look_to_put(&mut self, held: Held) -> Option<(Held, Look)> {
+        let look = self.shelf.gate.look();
+        if look.is_open() && self.generations[&held.slot()] == look.generation() {
+            return Some((held, look));
+        }
+        self.put_slowly(held, look);
+        None
     }
 
     fn put_slowly(&mut self, held: Held, look: Look) {
@@ -474,12 +478,9 @@ impl Driver {
     }
 
     fn bear(&mut self, held: &mut Held, generation: u64) {
-        let stored = Stored {
-            resource: held.slot(),
-            unit: None,
-        };
+        let slot = held.slot();
         self.generations.insert(held.slot(), generation);
-        self.table.fill(held, stored);
+        self.table.fill(held, slot);
     }
 
     fn unreserve(&mut self, slot: u32) -> Held {
@@ -569,6 +570,8 @@ impl Driver {
             }
             Effect::Rearm => self.alarm = true,
             Effect::Drained => self.deeds.news.push(News::Drained),
+            Effect::Spare => self.deeds.news.push(News::Spare),
+            Effect::Report(report) => unreachable!("nothing is shared: {report:?}"),
             Effect::WentDown {
                 cause,
                 attempt,
@@ -607,9 +610,10 @@ impl Driver {
         assert_eq!(self.core.census(&self.shelf), model.census());
         assert_eq!(self.core.counters(), model.counters);
         assert_eq!(self.core.is_drained(), model.drained);
-        let oldest = model.line.first().map(|waiter| waiter.since);
-        assert_eq!(self.core.oldest_arrival_since(), oldest);
+        let oldest = model.line.first().map(|waiter| waiter.arrival);
+        assert_eq!(self.core.oldest_arrival().map(|arrival| arrival.0), oldest);
         self.core.line.assert_consistent();
+        self.assert_no_cell_is_lost(model);
 
         for (slot, expected) in (0..).zip(&model.slots) {
             let mut places = Vec::new();
@@ -621,6 +625,9 @@ impl Driver {
             }
             if self.lent.contains_key(&slot) {
                 places.push(Place::Lent);
+            }
+            if self.putting.iter().any(|(held, _)| held.slot() == slot) {
+                places.push(Place::Putting);
             }
             if self.reserved.contains_key(&slot) {
                 places.push(Place::Reserved);
@@ -640,6 +647,20 @@ impl Driver {
             }
         }
         assert_eq!(self.creating.len() as u32, self.core.creating);
+    }
+
+    /// A waiter's entry is in line, about to be told of a refusal, bound to the slot that was last
+    /// given in it, or free.
+    fn assert_no_cell_is_lost(&self, model: &Model) {
+        let fates = model.tickets.values();
+        let refused = fates.filter(|fate| matches!(fate.outcome, Some(Err(_))));
+        let bound = self.core.claims.iter().flatten();
+        let (all, free) = self.core.line.entries();
+        assert_eq!(
+            all,
+            free + model.line.len() + refused.count() + bound.count(),
+            "entries of the waiter map"
+        );
     }
 
     /// Upkeep sleeps no longer than until something is due, and is not woken for less.
