@@ -6,7 +6,7 @@ use crossbeam_utils::CachePadded;
 use crate::{
     core::{Core, Effects, Limits, Shelf},
     slots::Held,
-    sync::{Mutex, MutexGuard},
+    sync::{Mutex, MutexGuard, lock},
 };
 
 pub(crate) struct Depot<C> {
@@ -37,8 +37,19 @@ impl<C: Clone> Depot<C> {
         command: impl FnOnce(&mut Core<C>, &Shelf, &mut Effects<C>) -> T,
     ) -> (T, Effects<C>) {
         let mut effects = Effects::new();
-        let answer = command(&mut self.lock(), &self.shelf, &mut effects);
+        let answer = self.command_into(&mut effects, command);
         (answer, effects)
+    }
+
+    /// The same, with the effects left where they are to be carried out: moving them costs more
+    /// than most commands.
+    #[inline(always)]
+    pub(crate) fn command_into<T>(
+        &self,
+        effects: &mut Effects<C>,
+        command: impl FnOnce(&mut Core<C>, &Shelf, &mut Effects<C>) -> T,
+    ) -> T {
+        command(&mut self.lock(), &self.shelf, effects)
     }
 
     /// Asks the core something that changes nothing.
@@ -47,9 +58,6 @@ impl<C: Clone> Depot<C> {
     }
 
     fn lock(&self) -> MutexGuard<'_, Core<C>> {
-        // A panic under the lock is a bug of the core's, and those assert before they change.
-        self.core
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        lock(&self.core)
     }
 }

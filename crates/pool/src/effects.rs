@@ -19,7 +19,8 @@ impl<M: Manager> Shared<M> {
         &self,
         command: impl FnOnce(&mut Core<Cause<M::Error>>, &Shelf, &mut Effects<Cause<M::Error>>) -> T,
     ) -> T {
-        let (answer, mut effects) = self.depot.command(command);
+        let mut effects = Effects::new();
+        let answer = self.depot.command_into(&mut effects, command);
         let (wake, timed) = effects.take_usual();
         if let Some(waker) = wake {
             self.wake(waker);

@@ -4,7 +4,7 @@ use std::{
     num::NonZero,
     panic::Location,
     sync::{
-        Arc, Mutex, Weak,
+        Arc, Mutex, OnceLock, Weak,
         atomic::{AtomicBool, AtomicU32, AtomicU64},
     },
     time::Duration,

@@ -23,6 +23,9 @@
 //! as good as there. But only for a moment ([`GRACE`]), for a peer that does not answer its
 //! goodbye must not hold up other keys.
 
+#[cfg(all(test, not(wharf_loom)))]
+mod tests;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
