@@ -175,9 +175,8 @@ pub(crate) fn of_two_gets_one_has_the_resource_and_then_the_other() {
     let berth = Berth::new(1);
     let (one, other) = (berth.pool(), berth.pool());
     let (one, other) = meet::two(move || get(&one), move || get(&other));
-    let (first, second) = match (one, other) {
-        (Polled::Has(lease), waits) | (waits, Polled::Has(lease)) => (lease, waits),
-        _ => panic!("both wait for an idle resource"),
+    let ((Polled::Has(first), second) | (second, Polled::Has(first))) = (one, other) else {
+        panic!("both wait for an idle resource");
     };
     assert!(matches!(second, Polled::Waits(..)));
     use_and_put(first);

@@ -375,7 +375,7 @@ impl Yard {
 
     /// Counts at rest. `[idle, lent, creating, closing, waiting]`
     fn assert_census(&self, expected: [u32; 5]) {
-        let census = self.depot.query(|core, shelf| core.census(shelf));
+        let census = self.depot.query(Core::census);
         let found = [
             census.idle,
             census.leased,

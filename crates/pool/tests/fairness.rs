@@ -357,12 +357,13 @@ fn many_tasks_on_few_resources_get_equal_shares_on_two_threads() {
 }
 
 /// Counts turns until the shares are what they must be. On several threads the operating system
-/// may halt a task in the middle of its turn while all others go on, so a task can fall behind
-/// through no fault of the pool; what such halts cost evens out, what an unfair pool does never.
+/// halts a task with a lease in its hands now and then, and all others go on in the meantime; it
+/// falls behind through no fault of the pool. Over many turns such halts even out, while the
+/// shares in an unfair pool stay what they are.
 fn assert_equal_shares(runtime: &runtime::Runtime) {
     const TASKS: usize = 64;
     const TURNS: usize = TASKS * 4_000;
-    const BATCHES: usize = 10;
+    const BATCHES: usize = 100;
     let works = Works::new();
     let mut shares = [0; TASKS];
     let mut bounds = (0.0, 0.0);

@@ -794,6 +794,26 @@ async fn a_key_that_is_down_heals_for_those_who_wait() {
     assert_quiet(&pool, &harbour);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_key_that_is_down_is_not_probed_at_the_cost_of_others_for_nobody() {
+    let harbour = Harbour::new();
+    let pool = harbour.builder().max_total(2).build().unwrap();
+    let held = pool.get(&1).await.unwrap();
+    harbour.works(1).create.always(Step::Outage);
+    asks(&pool, 1).await.leave().await;
+    assert_eq!(pool.status().keys_down, 1);
+    leave_idle(&pool, &[2]).await;
+    pass(Duration::from_secs(60)).await;
+    assert_eq!(harbour.works(1).create.calls(), 2);
+    assert_eq!(pool.key_status(&2).unwrap().idle, 1);
+    // The next who needs one has the probe at once, and its room.
+    harbour.works(1).create.always(Step::Ok);
+    let second = asks(&pool, 1).await;
+    drop((held, second.lease().await));
+    assert_eq!(pool.status().keys_down, 0);
+    assert_quiet(&pool, &harbour);
+}
+
 // --- The bound over all keys: room ---------------------------------------------------------------
 
 #[tokio::test(start_paused = true)]

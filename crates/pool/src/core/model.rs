@@ -454,7 +454,7 @@ impl Model {
         })
     }
 
-    fn tickets_at_rest(&self) -> impl Iterator<Item = u32> + Clone {
+    fn tickets_at_rest(&self) -> impl Iterator<Item = u32> {
         let ids = self.tickets.keys().copied();
         ids.filter(|id| !self.peeking.contains(id))
     }
@@ -1310,9 +1310,9 @@ fn own_patience(number: u32) -> Option<u64> {
     }
 }
 
-fn pick(from: impl Iterator<Item = u32> + Clone, n: u32) -> Option<u32> {
-    let len = from.clone().count();
-    from.clone().nth(n as usize % len.max(1))
+fn pick(from: impl Iterator<Item = u32>, n: u32) -> Option<u32> {
+    let all: Vec<u32> = from.collect();
+    all.get(n as usize % all.len().max(1)).copied()
 }
 
 impl Slot {

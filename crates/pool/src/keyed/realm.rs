@@ -533,3 +533,24 @@ where
         }
     }
 }
+
+#[cfg(all(test, not(wharf_loom)))]
+mod tests {
+    use super::*;
+
+    /// The wait clock is not wound up again for a `get` that has to begin again.
+    #[test]
+    fn what_is_left_of_an_allowance_ends_when_the_whole_would_have_ended() {
+        let began = Instant::now();
+        let (usual, own) = (Duration::from_secs(30), Duration::from_secs(5));
+        let ends = |allowance: Allowance, usual| match allowance.since(began, usual) {
+            Allowance::Until(deadline) => Some(deadline - began),
+            Allowance::Usual | Allowance::For(_) => None,
+        };
+        assert_eq!(ends(Allowance::Usual, Some(usual)), Some(usual));
+        assert_eq!(ends(Allowance::Usual, None), None);
+        assert_eq!(ends(Allowance::For(own), Some(usual)), Some(own));
+        assert_eq!(ends(Allowance::For(Duration::MAX), Some(usual)), None);
+        assert_eq!(ends(Allowance::Until(began + own), Some(usual)), Some(own));
+    }
+}
