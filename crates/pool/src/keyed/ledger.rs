@@ -63,6 +63,8 @@ pub(super) struct Ledger<H> {
     /// All that is idle is in `spares`: nothing can become idle in a pressed key without a word.
     knows_spares: bool,
     deeds: VecDeque<Deed<H>>,
+    /// Somebody carries out the deeds, one after the other.
+    tended: bool,
     /// Somebody will look when what is coming has not come in time.
     watched: bool,
 }
@@ -133,6 +135,7 @@ impl<H: Clone> Ledger<H> {
             spares: Vec::new(),
             knows_spares: false,
             deeds: VecDeque::new(),
+            tended: false,
             watched: false,
         }
     }
@@ -231,7 +234,17 @@ impl<H: Clone> Ledger<H> {
         self.serve();
     }
 
-    /// What is to be done next. The caller does it and asks again, until there is nothing.
+    /// Whether the caller is to do what must be done; otherwise somebody does it already.
+    pub(super) fn begin_tending(&mut self) -> bool {
+        !std::mem::replace(&mut self.tended, true)
+    }
+
+    pub(super) fn end_tending(&mut self) {
+        self.tended = false;
+    }
+
+    /// What is to be done next. The caller does it and asks again, until there is nothing, with
+    /// which its tending ends.
     pub(super) fn next_deed(
         &mut self,
         now: Instant,
@@ -261,13 +274,8 @@ impl<H: Clone> Ledger<H> {
             self.spares.sort_unstable_by(|one, other| other.cmp(one));
             self.knows_spares = true;
         }
+        self.end_tending();
         None
-    }
-
-    /// Whether `next_deed` may come up with something.
-    pub(super) fn has_work(&self) -> bool {
-        let may_evict = !self.spares.is_empty() || !self.knows_spares;
-        !self.deeds.is_empty() || (self.needed() > 0 && may_evict)
     }
 
     /// A resource that was to be evicted had been taken into use.

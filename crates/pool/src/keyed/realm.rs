@@ -59,8 +59,6 @@ pub(super) struct Realm<K, M: Manager> {
     pub(super) timings: TimingShards,
     /// Nothing else is locked while it is held.
     ledger: Mutex<Ledger<Arc<Shared<M>>>>,
-    /// Somebody carries out the ledger's deeds, one after the other.
-    tending: AtomicBool,
     /// What the pools that are gone have counted. A pool leaves the map under this lock.
     past: Mutex<Totals>,
     this: Weak<Self>,
@@ -147,7 +145,6 @@ where
             arrivals: Arc::new(AtomicU64::new(0)),
             timings: TimingShards::new(shards()),
             ledger: Mutex::new(Ledger::new(settings.max_total)),
-            tending: AtomicBool::new(false),
             past: Mutex::default(),
             this: Weak::clone(this),
             settings,
@@ -374,20 +371,17 @@ where
     /// Carries out what the ledger decides. One thread at a time does so for all, and what its
     /// deeds lead to is done in the same loop: a chain of grants does not become a recursion.
     fn tend(&self) {
-        loop {
-            if self.tending.swap(true, Ordering::Acquire) {
-                // Whoever tends looks again after it has stopped.
-                return;
-            }
-            let tending = Tending(&self.tending);
-            while let Some(deed) = self.next_deed() {
-                self.carry_out(deed);
-            }
-            drop(tending);
-            if !self.ledger().has_work() {
-                return;
-            }
+        if !self.ledger().begin_tending() {
+            return;
         }
+        let mut tending = Tending {
+            ledger: &self.ledger,
+            over: false,
+        };
+        while let Some(deed) = self.next_deed() {
+            self.carry_out(deed);
+        }
+        tending.over = true;
     }
 
     fn next_deed(&self) -> Option<Deed<Arc<Shared<M>>>> {
@@ -494,12 +488,19 @@ fn press<M: Manager>(shared: &Shared<M>, pressed: bool) {
     shared.command(|core, shelf, fx| core.press(shelf, pressed, now, fx));
 }
 
-/// Ends the tending, however it ends.
-struct Tending<'a>(&'a AtomicBool);
+/// Lets another thread tend if this one panics. Otherwise it ends under the lock, together with
+/// the look that found nothing more to do.
+struct Tending<'a, H: Clone> {
+    ledger: &'a Mutex<Ledger<H>>,
+    over: bool,
+}
 
-impl Drop for Tending<'_> {
+impl<H: Clone> Drop for Tending<'_, H> {
     fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
+        if !self.over {
+            let ledger = self.ledger.lock();
+            ledger.unwrap_or_else(PoisonError::into_inner).end_tending();
+        }
     }
 }
 
