@@ -5,9 +5,12 @@ use std::{
     future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
+    time::Duration,
 };
 
 use futures_util::FutureExt;
+
+use crate::error::Cause;
 
 /// Runs something of the user's; an error is the panic's message.
 ///
@@ -26,6 +29,21 @@ pub(crate) async fn caught_async<T, F: Future<Output = T>>(
     run.catch_unwind()
         .await
         .map_err(|payload| message(&*payload))
+}
+
+/// What an attempt with a time limit came to.
+pub(crate) type Attempt<T> = Result<Result<T, Arc<str>>, Duration>;
+
+/// The three ways in which a manager's call fails are one cause.
+pub(crate) fn settle<T, E: std::error::Error + 'static>(
+    attempt: Attempt<Result<T, E>>,
+) -> Result<T, Cause<E>> {
+    match attempt {
+        Ok(Ok(Ok(value))) => Ok(value),
+        Ok(Ok(Err(error))) => Err(Cause::Failed(Arc::new(error))),
+        Ok(Err(message)) => Err(Cause::Panicked(message)),
+        Err(limit) => Err(Cause::TimedOut(limit)),
+    }
 }
 
 #[cold]

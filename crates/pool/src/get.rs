@@ -14,7 +14,7 @@ use tokio::{runtime::Handle, time::timeout_at};
 
 use crate::{
     at_home::AtHome,
-    caught::caught_async,
+    caught::{caught_async, settle},
     config::nanos_or_never,
     core::{Arrival, Enqueued, Moment, Patience, Refusal, Retirement, Ticket, flag, nanos},
     error::{Cause, GetError, Stage},
@@ -23,7 +23,6 @@ use crate::{
     shared::{Shared, Vetted},
     slots::{Held, NEVER, Pickup},
     sync::Ordering,
-    tasks::settle,
 };
 
 /// Until when a `get` may take: as one number, for it is copied on the short way.

@@ -6,7 +6,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 use tokio::time::timeout;
 
 use crate::{
-    caught::{caught, caught_async},
+    caught::{Attempt, caught, caught_async, settle},
     core::{Errand, Verdict},
     error::Cause,
     manager::{Failure, Manager},
@@ -195,9 +195,6 @@ impl<M: Manager> Drop for Destruction<M> {
     }
 }
 
-/// What an attempt with a time limit came to.
-pub(crate) type Attempt<T> = Result<Result<T, Arc<str>>, Duration>;
-
 /// Runs a future with a time limit, which the error names.
 pub(crate) async fn within<T>(
     limit: Option<Duration>,
@@ -206,17 +203,5 @@ pub(crate) async fn within<T>(
     match limit {
         Some(limit) => timeout(limit, run).await.map_err(|_| limit),
         None => Ok(run.await),
-    }
-}
-
-/// The three ways in which a manager's call fails are one cause.
-pub(crate) fn settle<T, E: std::error::Error + 'static>(
-    attempt: Attempt<Result<T, E>>,
-) -> Result<T, Cause<E>> {
-    match attempt {
-        Ok(Ok(Ok(value))) => Ok(value),
-        Ok(Ok(Err(error))) => Err(Cause::Failed(Arc::new(error))),
-        Ok(Err(message)) => Err(Cause::Panicked(message)),
-        Err(limit) => Err(Cause::TimedOut(limit)),
     }
 }
