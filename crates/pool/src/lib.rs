@@ -71,7 +71,8 @@
 //!     [`Shedding`] turns callers away from a line that stands.
 //! 13. **Numbers add up.** [`Pool::status`] is one consistent snapshot, and no cancellation makes its
 //!     counters drift.
-//! 14. **Keys do not get into each other's way**: a pool for each key, under one bound for all.
+//! 14. **Keys do not get into each other's way**: a [`KeyedPool`] is a pool for each key, under one
+//!     bound for all.
 //! 15. **Time is tokio's.** On paused time, a test of the pool takes no time.
 //!
 //! # Words
@@ -90,6 +91,50 @@
 //!   somebody answered). The pool is *down* meanwhile, and a **probe** is a creation that finds out
 //!   whether it is over.
 //! - **Upkeep** is the pool's own task. It looks after everything that becomes due.
+//!
+//! # A pool for each key
+//!
+//! Connections to different hosts are not interchangeable. A [`KeyedPool`] has a pool for each key,
+//! which is made when the key is first asked for and vanishes when it is not used any more, and one
+//! bound over all of them. Who needs room under that bound gets it from what has been idle the
+//! longest, whatever its key.
+//!
+//! ```
+//! # use std::{io, net::SocketAddr};
+//! # use tokio::net::{TcpListener, TcpStream};
+//! use wharf::{Config, KeyedPool};
+//! # struct Dialler {
+//! #     address: SocketAddr,
+//! # }
+//! # impl wharf::Manager for Dialler {
+//! #     type Resource = TcpStream;
+//! #     type Error = io::Error;
+//! #     async fn create(&self) -> io::Result<TcpStream> {
+//! #         TcpStream::connect(self.address).await
+//! #     }
+//! # }
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let servers = [TcpListener::bind("127.0.0.1:0").await?, TcpListener::bind("127.0.0.1:0").await?];
+//! # let hosts = [servers[0].local_addr()?, servers[1].local_addr()?];
+//!
+//! let mut per_host = Config::default();
+//! per_host.max_active = 4;
+//! let pool = KeyedPool::builder(|host: &SocketAddr| Dialler { address: *host })
+//!     .per_key(per_host)
+//!     .max_total(100)
+//!     .build()?;
+//!
+//! for host in hosts {
+//!     let connection = pool.get(&host).await?; // The line is the host's own.
+//!     assert_eq!(connection.peer_addr()?, host);
+//! }
+//! assert_eq!(pool.status().idle, 2);
+//!
+//! pool.close().await;
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! # When a creation fails
 //!

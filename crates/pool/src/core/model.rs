@@ -9,6 +9,11 @@
 //! The long way and the short one are taken as `shared` takes them. What happens there between
 //! two looks at the gate is an operation of its own (`Look`, `PutLook`, `PollHalf` and those that
 //! complete them), so that other threads' commands come in between.
+//!
+//! In some setups the slots cost units of a bound that other pools share (`core::share`). The
+//! owner of that bound is played by `Grant`, which comes when a unit is wanted and also when it is
+//! not (any more), and the other pools by `Elsewhere`. What the core reports to the owner is
+//! foretold like all else. `Fresh` is the next pool of the same key.
 
 #![allow(
     unreachable_pub,
@@ -27,7 +32,8 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use super::shedding::CoDel;
 use super::{
-    Backoff, Census, Counters, Limits, Moment, Refusal, Retirement, Shedding, Timed, flag,
+    Arrival, Backoff, Census, Counters, Limits, Moment, Needs, Refusal, Report, Retirement,
+    Shedding, Timed, flag,
 };
 use crate::slots::NEVER;
 
@@ -84,6 +90,12 @@ pub enum Op {
     Nudge,
     Advance(u32),
     Tick,
+    /// A unit of the shared bound comes; with a low number, whether it is wanted or not.
+    Grant(u32),
+    /// Somebody asks another pool that shares the bound.
+    Elsewhere(u32),
+    /// A new pool in place of one that shared the bound and is gone.
+    Fresh,
 }
 
 /// Every kind of operation as often as it shall come.
@@ -140,11 +152,18 @@ const KINDS: &[fn(u32) -> Op] = &[
     |_| Op::Tick,
 ];
 
-impl Op {
-    pub fn decode([kind, number]: [u8; 2]) -> Self {
-        KINDS[usize::from(kind) % KINDS.len()](u32::from(number))
-    }
-}
+/// Those that come as well where the bound is shared. Elsewhere the meaning of a history that is
+/// written in bytes does not depend on them.
+const SHARED_KINDS: &[fn(u32) -> Op] = &[
+    Op::Grant,
+    Op::Grant,
+    Op::Grant,
+    Op::Grant,
+    Op::Grant,
+    Op::Elsewhere,
+    |_| Op::Fresh,
+    |_| Op::Fresh,
+];
 
 /// Runs a history that is written in bytes: a setup, then operations.
 #[cfg(fuzzing)]
@@ -155,7 +174,7 @@ pub fn run(bytes: &[u8]) {
     let mut model = Model::new(Setup::decode(*setup));
     let mut driver = Driver::new(&model);
     for op in ops.as_chunks().0 {
-        model.apply(Op::decode(*op));
+        model.apply(model.decode(*op));
         driver.follow(&model);
     }
 }
@@ -164,11 +183,17 @@ pub fn run(bytes: &[u8]) {
 #[derive(Debug, Clone)]
 pub struct Setup {
     limits: Limits,
+    /// The slots cost units of a bound that other pools share.
+    shared: bool,
     seed: u64,
 }
 
 /// Bytes that make a setup.
 pub const SETUP: usize = 8;
+
+/// The byte of these that says whether the bound is shared, which it is from `SHARED` on.
+const SHARED_AT: usize = 5;
+const SHARED: u32 = 192;
 
 const BACKOFF: Backoff = Backoff {
     min: Duration::from_nanos(8),
@@ -179,7 +204,11 @@ impl Setup {
     pub fn decode(bytes: [u8; SETUP]) -> Self {
         let [active, min, max, waiters, creating, wait, policy, seed] = bytes.map(u32::from);
         let max_active = 1 + active % 4;
-        let min_idle = (min % 8).saturating_sub(5).min(max_active);
+        let shared = u32::from(bytes[SHARED_AT]) >= SHARED;
+        let min_idle = match shared {
+            true => 0,
+            false => (min % 8).saturating_sub(5).min(max_active),
+        };
         let shedding = Shedding {
             target: Duration::from_nanos(5),
             interval: Duration::from_nanos(20),
@@ -201,6 +230,7 @@ impl Setup {
         };
         Self {
             limits,
+            shared,
             seed: u64::from(seed),
         }
     }
@@ -224,6 +254,7 @@ struct Deeds {
 enum News {
     Drained,
     Spare,
+    Report(Report),
     WentDown {
         cause: u32,
         attempt: u32,
@@ -289,6 +320,7 @@ pub struct Model {
     at_home: bool,
     /// A creation was aborted, and nobody has come by since to start another.
     stalled: bool,
+    share: Option<Share>,
     codel: Option<CoDel>,
     random: fastrand::Rng,
     counters: Counters,
@@ -298,6 +330,22 @@ pub struct Model {
     /// The operation with its number made a name; none if it had nothing to be done to.
     op: Option<Op>,
     deeds: Deeds,
+}
+
+/// The pool's part in a shared bound.
+#[derive(Debug, Clone, Default)]
+struct Share {
+    /// Units that came, and units that were given back, ever.
+    granted: u64,
+    released: u64,
+    /// One that has just come can be used, in the same step.
+    fresh: bool,
+    /// What the owner knows, by how many reports.
+    told: Needs,
+    version: u64,
+    /// Somebody has waited, or tried to.
+    used: bool,
+    vanished: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -356,6 +404,8 @@ struct Outage {
     since: Moment,
     attempt: u32,
     probe_at: Moment,
+    /// Somebody has asked since the last attempt.
+    asked: bool,
     cause: u32,
 }
 
@@ -396,6 +446,7 @@ impl Model {
             pressed: false,
             at_home: true,
             stalled: false,
+            share: setup.shared.then(Share::default),
             codel: limits.shedding.map(CoDel::new),
             random: fastrand::Rng::with_seed(setup.seed),
             counters: Counters::default(),
@@ -406,6 +457,17 @@ impl Model {
             deeds: Deeds::default(),
             setup,
         }
+    }
+
+    /// The operation that two bytes stand for.
+    pub fn decode(&self, [kind, number]: [u8; 2]) -> Op {
+        let (kind, number) = (usize::from(kind), u32::from(number));
+        if self.share.is_none() {
+            return KINDS[kind % KINDS.len()](number);
+        }
+        let kind = kind % (KINDS.len() + SHARED_KINDS.len());
+        let make = KINDS.iter().chain(SHARED_KINDS).nth(kind);
+        make.expect("there are as many")(number)
     }
 
     /// Does the operation, if there is something to do it to.
@@ -450,6 +512,15 @@ impl Model {
             Op::Destroyed(n) => Op::Destroyed(self.pick_slot(n, |place| place == Place::Closing)?),
             Op::Resize(n) => Op::Resize(1 + n % MOST),
             Op::Tick if !self.at_home => return None,
+            Op::Grant(n) => {
+                let share = self.share.as_ref()?;
+                if n >= 64 && share.told.units == 0 {
+                    return None;
+                }
+                op
+            }
+            Op::Elsewhere(_) if self.share.is_none() => return None,
+            Op::Fresh if self.share.is_none() || !self.drained => return None,
             op => op,
         })
     }
@@ -529,6 +600,8 @@ impl Model {
                 self.slots[slot as usize] = Slot::new();
                 self.nudge();
                 self.stalled = true;
+                // It wants nothing before somebody comes by.
+                self.report(0);
                 self.note_drained();
             }
             Op::Destroyed(slot) => {
@@ -553,6 +626,15 @@ impl Model {
             Op::Nudge => self.nudge(),
             Op::Advance(by) => self.now += u64::from(by),
             Op::Tick => return self.tick(),
+            Op::Grant(_) => self.take_unit(),
+            Op::Elsewhere(n) => self.arrivals += elsewhere(n),
+            Op::Fresh => {
+                *self = Self {
+                    arrivals: self.arrivals,
+                    op: self.op,
+                    ..Self::new(self.setup.clone())
+                }
+            }
         }
         Answer::Nothing
     }
@@ -605,6 +687,9 @@ impl Model {
             return Answer::Refused(Refusal::Closed);
         }
         self.rouse();
+        if let Some(outage) = &mut self.outage {
+            outage.asked = true;
+        }
         let rejoins = caller.arrival.is_some();
         let arrival = caller.arrival.unwrap_or_else(|| self.arrive());
         caller.arrival = Some(arrival);
@@ -635,6 +720,9 @@ impl Model {
     }
 
     fn arrive(&mut self) -> u64 {
+        if let Some(share) = &mut self.share {
+            share.used = true;
+        }
         self.arrivals += 1;
         self.arrivals
     }
@@ -837,7 +925,7 @@ impl Model {
     }
 
     fn adopt(&mut self) -> Answer {
-        if self.closed || self.occupied() >= self.max_active {
+        if self.closed || self.share.is_some() || self.occupied() >= self.max_active {
             return Answer::Is(false);
         }
         let Some(slot) = self.first(|place| place == Place::Vacant) else {
@@ -1034,6 +1122,7 @@ impl Model {
             since,
             attempt,
             probe_at: self.now + retry_in,
+            asked: false,
             cause,
         });
         while self.setup.limits.fail_fast && !self.line.is_empty() {
@@ -1074,18 +1163,36 @@ impl Model {
     /// Starts what is needed and allowed.
     fn settle(&mut self) {
         self.stalled = false;
-        while let Some(probe) = self.next_creation() {
-            let Some(slot) = self.first(|place| place == Place::Vacant) else {
-                unreachable!("room is a vacant slot");
-            };
-            self.slots[slot as usize].place = Place::Creating {
-                probe,
-                generation: self.generation,
-                begun: false,
-            };
-            self.deeds.created.push((slot, probe.is_some()));
+        while self.has_unit()
+            && let Some(probe) = self.next_creation()
+        {
+            self.create(probe);
+            if let Some(share) = &mut self.share {
+                share.fresh = false;
+            }
+        }
+        if self.is_unused() {
+            self.closed = true;
+            self.share
+                .iter_mut()
+                .for_each(|share| share.vanished = true);
+        }
+        if self.share.is_some() {
+            self.report(self.lacks());
         }
         self.note_drained();
+    }
+
+    fn create(&mut self, probe: Option<u64>) {
+        let Some(slot) = self.first(|place| place == Place::Vacant) else {
+            unreachable!("room is a vacant slot");
+        };
+        self.slots[slot as usize].place = Place::Creating {
+            probe,
+            generation: self.generation,
+            begun: false,
+        };
+        self.deeds.created.push((slot, probe.is_some()));
     }
 
     /// Whether a creation is to start, and which outage it probes.
@@ -1100,7 +1207,9 @@ impl Model {
         match &self.outage {
             None => (creating < self.wanted()).then_some(None),
             Some(outage) => {
-                (outage.probe_at <= self.now && !self.is_probing()).then_some(Some(outage.number))
+                let of_use = self.share.is_none() || outage.asked || !self.line.is_empty();
+                let due = outage.probe_at <= self.now && !self.is_probing() && of_use;
+                due.then_some(Some(outage.number))
             }
         }
     }
@@ -1110,6 +1219,72 @@ impl Model {
             self.drained = true;
             self.deeds.news.push(News::Drained);
         }
+    }
+
+    // --- A shared bound ------------------------------------------------------------------------
+
+    fn has_unit(&self) -> bool {
+        self.share.as_ref().is_none_or(|share| share.fresh)
+    }
+
+    fn take_unit(&mut self) {
+        let share = self.share.as_mut().expect("there is an owner");
+        share.granted += 1;
+        share.fresh = true;
+        // The owner knows what it does.
+        share.told.units = share.told.units.saturating_sub(1);
+        share.told.hungry = None;
+        self.settle();
+    }
+
+    /// How many creations would begin if units cost nothing.
+    fn lacks(&self) -> u32 {
+        if self.next_creation().is_none() {
+            return 0;
+        }
+        let mut rich = self.clone();
+        let mut units = 0;
+        while let Some(probe) = rich.next_creation() {
+            rich.create(probe);
+            units += 1;
+        }
+        units
+    }
+
+    /// Gives back what no slot needs, and says what is wanted, if that is news to the owner.
+    fn report(&mut self, units: u32) {
+        let occupied = u64::from(self.occupied());
+        let has_nothing = self.count(|place| place.is_creating() || place.is_live()) == 0;
+        let oldest = self.line.first().map(|waiter| Arrival(waiter.arrival));
+        let needs = Needs {
+            units,
+            hungry: oldest.filter(|_| units > 0 && has_nothing),
+        };
+        let Some(share) = &mut self.share else {
+            return;
+        };
+        share.fresh = false;
+        let over = share.granted - share.released - occupied;
+        if over == 0 && needs == share.told {
+            return;
+        }
+        share.released += over;
+        share.told = needs;
+        share.version += 1;
+        self.deeds.news.push(News::Report(Report {
+            version: share.version,
+            released: over as u32,
+            seen: share.granted,
+            needs,
+        }));
+    }
+
+    /// Somebody has used it, and nobody does any more.
+    fn is_unused(&self) -> bool {
+        let was_used = self.share.as_ref().is_some_and(|share| share.used);
+        let outage = self.outage.as_ref();
+        let matters = outage.is_some_and(|outage| outage.asked || outage.probe_at > self.now);
+        was_used && !matters && !self.closed && self.line.is_empty() && self.occupied() == 0
     }
 
     // --- The pool as a whole -------------------------------------------------------------------
@@ -1283,11 +1458,22 @@ impl Model {
         if !self.line.is_empty() && self.second_looks.is_empty() {
             assert_eq!(idle, 0, "someone waits beside an idle resource");
         }
+        let wanted = self.share.as_ref().map_or(0, |share| share.told.units);
         if !self.stalled && self.outage.is_none() && !self.closed {
-            let enough = creating >= self.line.len() as u32
-                || creating >= self.setup.limits.max_creating
-                || self.occupied() >= self.max_active;
+            let enough = creating + wanted >= self.line.len() as u32
+                || creating + wanted >= self.setup.limits.max_creating
+                || self.occupied() + wanted >= self.max_active;
             assert!(enough, "someone waits although there is room to create");
+        }
+        if let Some(share) = &self.share {
+            let held = share.granted - share.released;
+            assert_eq!(held, u64::from(self.occupied()), "a unit is lost, or owed");
+            let forgotten = self.is_unused() && self.outage.is_none() && !self.stalled;
+            assert!(!forgotten, "nobody uses the pool, and it stays");
+            assert!(
+                !share.vanished || self.drained,
+                "it vanished with something in it"
+            );
         }
         assert!(!self.closed || self.line.is_empty(), "a closed pool's line");
         if self.closed && self.second_looks.is_empty() {
@@ -1308,6 +1494,11 @@ fn own_patience(number: u32) -> Option<u64> {
         255.. => Some(NEVER),
         own => Some(u64::from(own - 128)),
     }
+}
+
+/// How many ask another pool at once.
+fn elsewhere(number: u32) -> u64 {
+    1 + u64::from(number % 3)
 }
 
 fn pick(from: impl Iterator<Item = u32>, n: u32) -> Option<u32> {

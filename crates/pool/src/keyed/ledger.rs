@@ -53,12 +53,14 @@ pub(super) struct Ledger<H> {
     hungry: BTreeSet<(Arrival, Id)>,
     /// Hungry keys that something has been given up for, until this moment at the latest.
     promised: VecDeque<(Instant, Id)>,
-    /// For each resource given up and not yet destroyed, until when it counts as a unit to come.
-    coming: VecDeque<Instant>,
+    /// For each resource given up and not yet destroyed, until when it counts as a unit to come,
+    /// and whose it is.
+    coming: VecDeque<(Instant, Id)>,
     /// Keys that are not pressed.
     calm: BTreeSet<Id>,
     /// Idle resources, the longest idle last. Those used since they were listed drop out when
-    /// their turn comes.
+    /// their turn comes; what else is idle has been so for a shorter time. So it takes as many
+    /// evictions as there were idle resources before all keys are looked at again.
     spares: Vec<(Instant, Id, Spare)>,
     /// All that is idle is in `spares`: nothing can become idle in a pressed key without a word.
     knows_spares: bool,
@@ -104,7 +106,7 @@ pub(super) enum Deed<H> {
     /// Have this pool say when a resource comes back.
     Press(H),
     /// Destroy this resource of this pool.
-    Evict(H, Spare),
+    Evict(H, Id, Spare),
     /// Call `is_watch_over` after `GRACE`, until it says so.
     Watch(H),
 }
@@ -163,7 +165,9 @@ impl<H: Clone> Ledger<H> {
     pub(super) fn report(&mut self, id: Id, report: Report) {
         self.taken -= report.released as usize;
         for _ in 0..report.released {
-            self.coming.pop_front();
+            // What comes from elsewhere leaves it on its way.
+            let came = self.coming.iter().position(|coming| coming.1 == id);
+            came.and_then(|at| self.coming.remove(at));
         }
         if let Some(account) = self.accounts.get_mut(&id)
             && report.version > account.version
@@ -211,7 +215,9 @@ impl<H: Clone> Ledger<H> {
         if self.accounts.contains_key(&id) {
             self.calm.insert(id);
         }
-        self.spares = Vec::new();
+        if self.spares.is_empty() {
+            self.spares = Vec::new();
+        }
         self.knows_spares = false;
         true
     }
@@ -221,7 +227,7 @@ impl<H: Clone> Ledger<H> {
         if self.needed() > 0 && self.knows_spares {
             if let Some(account) = self.accounts.get(&id) {
                 spares_of(&account.handle, &mut |since, spare| {
-                    self.spares.push((since, id, spare));
+                    self.spares.insert(0, (since, id, spare));
                 });
             }
         } else {
@@ -261,11 +267,12 @@ impl<H: Clone> Ledger<H> {
                 };
                 let handle = account.handle.clone();
                 self.give_up(id, now);
-                return Some(Deed::Evict(handle, spare));
+                return Some(Deed::Evict(handle, id, spare));
             }
             if self.knows_spares {
                 break;
             }
+            self.spares = Vec::new();
             for (&id, account) in &self.accounts {
                 spares_of(&account.handle, &mut |since, spare| {
                     self.spares.push((since, id, spare));
@@ -279,8 +286,9 @@ impl<H: Clone> Ledger<H> {
     }
 
     /// A resource that was to be evicted had been taken into use.
-    pub(super) fn missed(&mut self) {
-        self.coming.pop_back();
+    pub(super) fn missed(&mut self, id: Id) {
+        let given_up = self.coming.iter().rposition(|coming| coming.1 == id);
+        given_up.and_then(|at| self.coming.remove(at));
     }
 
     /// Whether nothing is coming any more.
@@ -322,7 +330,7 @@ impl<H: Clone> Ledger<H> {
     }
 
     fn give_up(&mut self, id: Id, now: Instant) {
-        self.coming.push_back(now + GRACE);
+        self.coming.push_back((now + GRACE, id));
         if !self.watched
             && let Some(account) = self.accounts.get(&id)
         {
@@ -333,7 +341,7 @@ impl<H: Clone> Ledger<H> {
 
     /// What was to come and has not come in time does not count any more.
     fn expire(&mut self, now: Instant) {
-        while self.coming.front().is_some_and(|until| *until <= now) {
+        while self.coming.front().is_some_and(|coming| coming.0 <= now) {
             self.coming.pop_front();
         }
         while let Some(&(until, id)) = self.promised.front()

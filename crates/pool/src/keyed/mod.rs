@@ -9,9 +9,13 @@ pub use builder::KeyedBuilder;
 use std::{fmt, future::Future, hash::Hash, panic::Location, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
-use tokio::time::{Instant, timeout};
+use tokio::{
+    runtime::Handle,
+    time::{Instant, timeout},
+};
 
 use crate::{
+    at_home::AtHome,
     config::Config,
     core::Core,
     error::{BuildError, CloseError, GetError, TryGetError},
@@ -20,6 +24,7 @@ use crate::{
     manager::Manager,
     shared::Shared,
     status::{Status, Times, Totals},
+    sync::Ordering,
 };
 use realm::{Allowance, Realm};
 
@@ -211,7 +216,8 @@ where
     /// Retires everything created before now, whatever its key: idle resources at once, leased
     /// ones when they come back, those being created when they land.
     pub fn invalidate_all(&self) {
-        for shared in self.realm.pools().0 {
+        let (pools, _) = self.realm.pools();
+        for shared in &pools {
             shared.invalidate();
         }
     }
@@ -255,6 +261,11 @@ where
     ///
     /// Says what is still out, over all keys. That is destroyed when it comes back all the same.
     ///
+    /// # Panics
+    ///
+    /// Panics if something is still out and there is no runtime to keep the time on: the caller is
+    /// on none, and those on which the keys lived have shut down.
+    ///
     /// # Cancel safety
     ///
     /// The pool is closed by the call itself; dropping the future only stops the wait.
@@ -264,12 +275,20 @@ where
     ) -> impl Future<Output = Result<(), CloseError>> + Send + use<K, M> {
         let pools = self.realm.close();
         async move {
-            let began = Instant::now();
-            if timeout(limit, all_drained(&pools)).await.is_ok() {
+            if pools.iter().all(|shared| *shared.drained.borrow()) {
+                return Ok(());
+            }
+            let wait = async {
+                let began = Instant::now();
+                let in_time = timeout(limit, all_drained(&pools)).await.is_ok();
+                (in_time, began.elapsed())
+            };
+            let (in_time, waited) = AtHome::new(|| home_of(&pools), wait).await;
+            if in_time {
                 return Ok(());
             }
             let mut error = CloseError {
-                waited: began.elapsed(),
+                waited,
                 leased: 0,
                 creating: 0,
                 closing: 0,
@@ -356,6 +375,12 @@ where
     pub fn per_key(&self) -> &Config {
         &self.realm.settings.per_key
     }
+}
+
+/// A runtime on which one of them lives.
+fn home_of<M: Manager>(pools: &[Arc<Shared<M>>]) -> Option<Handle> {
+    let lives = |shared: &&Arc<Shared<M>>| !shared.homeless.load(Ordering::Acquire);
+    pools.iter().find(lives)?.home()
 }
 
 async fn all_drained<M: Manager>(pools: &[Arc<Shared<M>>]) {

@@ -23,6 +23,7 @@ use tokio::{
 
 use super::ledger::{Claim, Deed, GRACE, Id, Ledger, Spare};
 use crate::{
+    caught::caught,
     config::Config,
     core::{Arrival, Report},
     error::{GetError, TryGetError},
@@ -170,6 +171,7 @@ where
             }
             let began = Instant::now();
             let limit = allowance.of(&shared);
+            let _unwinding = Unwinding(&shared);
             match OwnedLease::get(Arc::clone(&shared), limit, taken_at).await {
                 Err(GetError::Closed) if self.is_stale(&shared) => {
                     self.remove(hash, |entry| Arc::ptr_eq(&entry.shared, &shared));
@@ -217,6 +219,12 @@ where
     fn open(&self, hash: u64, key: &K) -> Result<Arc<Shared<M>>, GetError<M::Error>> {
         if self.is_closed() {
             return Err(GetError::Closed);
+        }
+        let keys = self.len();
+        if keys >= self.settings.max_keys {
+            // This one may have been made since it was looked for.
+            let made = self.find(hash, key);
+            return made.ok_or(GetError::TooManyKeys { keys });
         }
         let runtime = self.settings.runtime.clone();
         let runtime = runtime.unwrap_or_else(Handle::current);
@@ -379,7 +387,9 @@ where
             over: false,
         };
         while let Some(deed) = self.next_deed() {
-            self.carry_out(deed);
+            self.carry_out(&deed);
+            // It may have the last handle to a pool, whose manager and key go with it.
+            let _ = caught(|| drop(deed));
         }
         tending.over = true;
     }
@@ -388,16 +398,16 @@ where
         self.ledger().next_deed(Instant::now(), spares_of)
     }
 
-    fn carry_out(&self, deed: Deed<Arc<Shared<M>>>) {
+    fn carry_out(&self, deed: &Deed<Arc<Shared<M>>>) {
         match deed {
             Deed::Grant(shared) => {
                 let now = shared.now();
                 shared.command(|core, shelf, fx| core.granted(shelf, now, fx));
             }
-            Deed::Press(shared) => press(&shared, true),
-            Deed::Evict(shared, spare) => {
+            Deed::Press(shared) => press(shared, true),
+            Deed::Evict(shared, id, spare) => {
                 if !shared.evict(spare.slot, spare.returned) {
-                    self.ledger().missed();
+                    self.ledger().missed(*id);
                 }
             }
             Deed::Watch(shared) => shared.spawn(watch(Watch(Weak::clone(&self.this)))),
@@ -504,6 +514,23 @@ impl<H: Clone> Drop for Tending<'_, H> {
     }
 }
 
+/// Takes the pool of a key along if its first `get` panics before it is in line (for want of a
+/// runtime, or in the user's waker): nobody has used it, so that nobody would find it unused.
+struct Unwinding<'a, M: Manager>(&'a Shared<M>);
+
+impl<M: Manager> Drop for Unwinding<'_, M> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let now = self.0.now();
+            self.0.command(|core, shelf, fx| {
+                // As if it had come, and left again.
+                core.arrive();
+                core.look_again(shelf, now, fx);
+            });
+        }
+    }
+}
+
 /// The place of the one who watches. If its runtime drops it, somebody else must.
 struct Watch<K, M: Manager>(Weak<Realm<K, M>>);
 
@@ -517,7 +544,7 @@ impl<K, M: Manager> Drop for Watch<K, M> {
 }
 
 /// Looks again when what is coming has not come in time.
-async fn watch<K, M>(watch: Watch<K, M>)
+async fn watch<K, M>(mut watch: Watch<K, M>)
 where
     K: Eq + Hash + Clone + Send + Sync + 'static,
     M: Manager,
@@ -530,6 +557,8 @@ where
         let over = realm.ledger().is_watch_over(Instant::now());
         realm.tend();
         if over {
+            // Its place may have been taken since.
+            watch.0 = Weak::new();
             return;
         }
     }

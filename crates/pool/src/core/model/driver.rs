@@ -7,13 +7,14 @@ use std::{
     task::{Wake, Waker},
 };
 
-use super::{Answer, CREATING_TAKES, Deeds, Model, News, Op, Place, own_patience};
+use super::{Answer, CREATING_TAKES, Deeds, Model, News, Op, Place, elsewhere, own_patience};
 use crate::{
     core::{
         Arrival, Core, Effect, Effects, Enqueued, Errand, Look, Moment, Patience, Refusal,
         Retirement, Shelf, Ticket, Verdict, flag,
     },
     slots::{Held, NEVER, Pickup, Table},
+    sync::{AtomicU64, Ordering},
 };
 
 /// The core, with the tokens and tickets that the shell would hold.
@@ -36,6 +37,8 @@ pub struct Driver {
     putting: Vec<(Held, Look)>,
     second_looks: Vec<(u32, Look)>,
     rung: Arc<Mutex<Vec<(u32, u32)>>>,
+    /// At all the pools that share a bound.
+    all_arrivals: Arc<AtomicU64>,
     wakers: u32,
     failures: u32,
     /// Upkeep: whether it runs, has been told to look, and when it looks otherwise.
@@ -61,22 +64,28 @@ thread_local! {
     static LOCKED: Cell<bool> = const { Cell::new(false) };
 }
 
+/// Whether the user's code would run under the lock. Not asked while the core's own panic unwinds,
+/// which would then abort, and could not be shrunk.
+fn is_locked() -> bool {
+    LOCKED.get() && !std::thread::panicking()
+}
+
 impl Drop for CauseInner {
     fn drop(&mut self) {
-        assert!(!LOCKED.get(), "a cause was dropped under the lock");
+        assert!(!is_locked(), "a cause was dropped under the lock");
     }
 }
 
 impl Wake for Bell {
     fn wake(self: Arc<Self>) {
-        assert!(!LOCKED.get(), "a waiter was woken under the lock");
+        assert!(!is_locked(), "a waiter was woken under the lock");
         self.rung.lock().unwrap().push(self.rings_for);
     }
 }
 
 impl Drop for Bell {
     fn drop(&mut self) {
-        assert!(!LOCKED.get(), "a waker was dropped under the lock");
+        assert!(!is_locked(), "a waker was dropped under the lock");
     }
 }
 
@@ -87,9 +96,14 @@ impl Driver {
         let slots = limits.max_active;
         let table = Table::new(slots);
         let max_idle = (limits.max_idle != u32::MAX).then_some(limits.max_idle as usize);
+        let mut core = Core::new(limits, table.grow(0, slots), model.setup.seed);
+        let all_arrivals = Arc::new(AtomicU64::new(model.arrivals));
+        if model.share.is_some() {
+            core.share(Arc::clone(&all_arrivals));
+        }
         Self {
             shelf: Shelf::new(slots, 1),
-            core: Core::new(limits, table.grow(0, slots), model.setup.seed),
+            core,
             table,
             slots,
             now: 0,
@@ -105,6 +119,7 @@ impl Driver {
             putting: Vec::new(),
             second_looks: Vec::new(),
             rung: Arc::default(),
+            all_arrivals,
             wakers: 0,
             failures: 0,
             at_home: true,
@@ -244,6 +259,14 @@ impl Driver {
                 self.wake_at = self.command(|core, shelf, fx| core.tick(shelf, now, fx));
                 return Answer::Due(self.wake_at);
             }
+            Op::Grant(_) => {
+                let now = self.now;
+                self.command(|core, shelf, fx| core.granted(shelf, now, fx));
+            }
+            Op::Elsewhere(n) => {
+                self.all_arrivals.fetch_add(elsewhere(n), Ordering::Relaxed);
+            }
+            Op::Fresh => *self = Self::new(model),
         }
         Answer::Nothing
     }
@@ -571,7 +594,7 @@ impl Driver {
             Effect::Rearm => self.alarm = true,
             Effect::Drained => self.deeds.news.push(News::Drained),
             Effect::Spare => self.deeds.news.push(News::Spare),
-            Effect::Report(report) => unreachable!("nothing is shared: {report:?}"),
+            Effect::Report(report) => self.deeds.news.push(News::Report(report)),
             Effect::WentDown {
                 cause,
                 attempt,
@@ -610,6 +633,11 @@ impl Driver {
         assert_eq!(self.core.census(&self.shelf), model.census());
         assert_eq!(self.core.counters(), model.counters);
         assert_eq!(self.core.is_drained(), model.drained);
+        let share = model.share.as_ref();
+        let vanished = share.is_some_and(|share| share.vanished);
+        assert_eq!(self.core.has_vanished(), vanished);
+        let units = share.map_or(0, |share| share.granted - share.released);
+        assert_eq!(u64::from(self.core.share.units), units, "units held");
         let oldest = model.line.first().map(|waiter| waiter.arrival);
         assert_eq!(self.core.oldest_arrival().map(|arrival| arrival.0), oldest);
         self.core.line.assert_consistent();

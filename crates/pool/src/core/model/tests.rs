@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use proptest_state_machine::{ReferenceStateMachine, StateMachineTest, prop_state_machine};
 
-use super::{BACKOFF, Driver, Model, Op, Place, SETUP, Setup};
+use super::{BACKOFF, Driver, Model, Op, Place, SETUP, SHARED, SHARED_AT, Setup};
 use crate::{core::Limits, slots::NEVER};
 
 struct Histories;
@@ -13,13 +13,21 @@ impl ReferenceStateMachine for Histories {
     type Transition = Op;
 
     fn init_state() -> BoxedStrategy<Model> {
-        any::<[u8; SETUP]>()
-            .prop_map(|bytes| Model::new(Setup::decode(bytes)))
+        let bytes = (any::<[u8; SETUP]>(), any::<bool>());
+        bytes
+            .prop_map(|(mut bytes, shared)| {
+                if shared {
+                    bytes[SHARED_AT] |= SHARED as u8;
+                }
+                Model::new(Setup::decode(bytes))
+            })
             .boxed()
     }
 
-    fn transitions(_: &Model) -> BoxedStrategy<Op> {
-        any::<[u8; 2]>().prop_map(Op::decode).boxed()
+    fn transitions(model: &Model) -> BoxedStrategy<Op> {
+        let model = Model::new(model.setup.clone());
+        let op = any::<[u8; 2]>();
+        op.prop_map(move |bytes| model.decode(bytes)).boxed()
     }
 
     fn apply(mut model: Model, op: &Op) -> Model {
@@ -62,6 +70,7 @@ fn setup(max_active: u32, max_creating: u32) -> Setup {
             shedding: None,
             epoch: 40,
         },
+        shared: false,
         seed: 1,
     }
 }
