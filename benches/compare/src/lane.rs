@@ -66,6 +66,8 @@ impl Field {
 /// A contender with its pool open. Once in trouble, it is out of the race.
 pub struct Lane {
     pub name: &'static str,
+    entrant: Entrant,
+    size: usize,
     state: Result<Box<dyn Slices>, Trouble>,
 }
 
@@ -73,7 +75,16 @@ impl Lane {
     fn open(entrant: Entrant, arena: &Arena, size: usize) -> Self {
         Self {
             name: entrant.name,
+            entrant,
+            size,
             state: (entrant.open)(arena, size),
+        }
+    }
+
+    /// Goes on with a new pool, unless this lane is out of the race. The old one is left as it is.
+    pub fn reopen(&mut self, arena: &Arena) {
+        if self.state.is_ok() {
+            self.state = (self.entrant.open)(arena, self.size);
         }
     }
 

@@ -4,10 +4,15 @@ use std::time::Duration;
 
 use crate::lane::Lane;
 use crate::quiet::{Ear, Patience};
+use crate::runtime::Arena;
 use crate::spread::Spread;
 
 /// Disturbed rounds are repeated, up to this many times the rounds asked for.
 const REPEATS: usize = 2;
+
+/// After so many rounds everybody goes on with a new pool: where in memory a pool happens to lie
+/// makes a difference of up to a fifth, and must not decide a whole run.
+const REOPEN: usize = 4;
 
 /// How long one race may wait for its neighbours, over all its rounds.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -30,6 +35,7 @@ struct Row<S> {
 /// Each round starts with another lane, and every second one runs backwards, so that nobody
 /// always follows the same neighbour.
 pub fn race<S>(
+    arena: &Arena,
     lanes: &mut [Lane],
     rounds: usize,
     slice: impl Fn(usize, &mut Lane) -> Option<S>,
@@ -37,6 +43,13 @@ pub fn race<S>(
     let mut results = Results::new(lanes, rounds);
     let mut patience = Patience::of(PATIENCE);
     while results.quiet_rounds() < rounds && results.quiet.len() < REPEATS * rounds {
+        if results.quiet.len().is_multiple_of(REOPEN) {
+            for (index, lane) in lanes.iter_mut().enumerate() {
+                lane.reopen(arena);
+                // Warms it up.
+                slice(index, lane);
+            }
+        }
         patience.wait_for_quiet();
         let ear = Ear::listen();
         for position in 0..lanes.len() {

@@ -21,11 +21,11 @@ impl<C: Clone> Depot<C> {
     pub(crate) fn new(
         limits: Limits,
         vacant: impl Iterator<Item = Held>,
-        shards: u32,
+        shelf: Shelf,
         seed: u64,
     ) -> Self {
         Self {
-            shelf: Shelf::new(limits.max_active, shards),
+            shelf,
             core: CachePadded::new(Mutex::new(Core::new(limits, vacant, seed))),
         }
     }

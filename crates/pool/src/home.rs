@@ -7,7 +7,7 @@ use std::{
 
 use tokio::runtime::Handle;
 
-use crate::{manager::Manager, shared::Shared, sync::Ordering, upkeep};
+use crate::{caught::caught, manager::Manager, shared::Shared, sync::Ordering, upkeep};
 
 impl<M: Manager> Shared<M> {
     /// Makes sure that there is a runtime to create and to keep time on. Called by every `get`
@@ -25,6 +25,7 @@ impl<M: Manager> Shared<M> {
     pub(crate) fn settle_in_if_possible(&self) {
         if self.homeless.load(Ordering::Acquire)
             && let Ok(runtime) = Handle::try_current()
+            && has_timers(&runtime)
         {
             self.move_to(runtime);
         }
@@ -34,8 +35,7 @@ impl<M: Manager> Shared<M> {
     pub(crate) fn move_to(&self, runtime: Handle) {
         {
             // Panics, and says why, where timers are disabled: better here than in every task.
-            let _context = runtime.enter();
-            drop(tokio::time::sleep(Duration::ZERO));
+            touch_timers(&runtime);
         }
         let tenancy = {
             let mut home = self.home.lock().unwrap_or_else(PoisonError::into_inner);
@@ -77,4 +77,14 @@ impl<M: Manager> Shared<M> {
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
     }
+}
+
+fn touch_timers(runtime: &Handle) {
+    let _context = runtime.enter();
+    drop(tokio::time::sleep(Duration::ZERO));
+}
+
+/// Whether a pool can live there. There is nothing else to ask than the panic.
+fn has_timers(runtime: &Handle) -> bool {
+    caught(|| touch_timers(runtime)).is_ok()
 }

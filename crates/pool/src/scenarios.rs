@@ -137,7 +137,12 @@ impl Yard {
         };
         let table = Table::new(max_active);
         let yard = Self {
-            depot: Depot::new(limits, table.grow(0, max_active), 1, 1),
+            depot: Depot::new(
+                limits,
+                table.grow(0, max_active),
+                Shelf::new(max_active, 1, 64),
+                1,
+            ),
             table,
             creating: Mutex::default(),
             closing: Mutex::default(),

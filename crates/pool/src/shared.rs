@@ -19,7 +19,7 @@ use tokio::{
 use crate::{
     caught::caught,
     config::{Config, nanos_or_never},
-    core::{Look, Moment, Retirement, Timed, flag, nanos},
+    core::{Look, Moment, Retirement, Shelf, Timed, flag, nanos},
     depot::Depot,
     error::Cause,
     host::Host,
@@ -117,8 +117,11 @@ impl<M: Manager> Shared<M> {
             Some(host) => host.timings(),
             None => TimingShards::new(shards()),
         };
+        // The pools of a keyed pool are many, and each is small.
+        let near = if host.is_some() { 8 } else { 64 };
+        let shelf = Shelf::new(slots, shards(), near);
         let shared = Arc::new_cyclic(|this| Self {
-            depot: Depot::new(limits, vacant, shards(), fastrand::u64(..)),
+            depot: Depot::new(limits, vacant, shelf, fastrand::u64(..)),
             table,
             manager,
             name,

@@ -149,9 +149,9 @@ impl<M: Manager> Drop for Creation<M> {
             );
             return;
         }
-        let errand = self.errand;
+        let (errand, now) = (self.errand, self.shared.now());
         self.shared
-            .command(|core, shelf, fx| core.create_aborted(shelf, held, errand, fx));
+            .command(|core, shelf, fx| core.create_aborted(shelf, held, errand, now, fx));
         self.shared.lose_home();
     }
 }

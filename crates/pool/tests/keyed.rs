@@ -1673,6 +1673,29 @@ fn close_within_has_nothing_to_wait_for_where_there_are_no_keys() {
     assert!(pool.is_closed());
 }
 
+/// A creation that its runtime took along was the last use of its key, and nobody looked whether
+/// there was another.
+#[test]
+fn a_key_whose_last_creation_goes_with_its_runtime_vanishes() {
+    let harbour = Harbour::new();
+    let runtime = threads(1);
+    let pool = runtime.block_on(async {
+        let pool = harbour.builder().max_total(1).build().unwrap();
+        harbour.works(1).create.next(Step::Hang);
+        let get = tokio::spawn({
+            let pool = pool.clone();
+            async move { pool.get(&1).await.map(drop) }
+        });
+        eventually(|| harbour.works(1).create.running() == 1).await;
+        get.abort();
+        let _ = get.await;
+        pool
+    });
+    drop(runtime);
+    assert_eq!(pool.status().active, 0);
+    assert_eq!((pool.keys(), harbour.managers()), (vec![], 0));
+}
+
 /// No pool of a key survives, whenever it was made.
 #[test]
 fn close_during_the_first_use_of_keys_leaves_nothing() {

@@ -12,7 +12,7 @@ use tokio::{
     task::yield_now,
     time::advance,
 };
-use wharf::{GetError, Manager, Pool, Stage};
+use wharf::{GetError, KeyedPool, Manager, Pool, Stage};
 
 #[derive(Default)]
 struct Numbers {
@@ -135,4 +135,37 @@ fn a_runtime_without_timers_is_refused_with_a_clear_panic() {
             .expect("the configuration is sound");
         drop(pool.get().await);
     });
+}
+
+fn runtime_without_timers() -> Runtime {
+    Builder::new_current_thread().build().unwrap()
+}
+
+/// The last handle of a pool that had no runtime (yet, or any more) wanted to move to the one it was
+/// dropped on, and the drop panicked where that has no timers. The pool was not even closed.
+#[test]
+fn a_pool_without_a_runtime_may_be_dropped_on_one_without_timers() {
+    let pool = Pool::builder(Numbers::default()).build().unwrap();
+    pool.add(3).unwrap();
+    runtime_without_timers().block_on(async {
+        drop(pool.close());
+        assert!(pool.is_closed());
+        drop(pool);
+    });
+}
+
+#[test]
+fn a_keyed_pool_whose_runtime_is_gone_may_be_dropped_on_one_without_timers() {
+    let first = Runtime::new().unwrap();
+    let pool = first.block_on(async {
+        let pool = KeyedPool::builder(|_: &u32| Numbers::default())
+            .build()
+            .unwrap();
+        for key in 0..3 {
+            drop(pool.get(&key).await.unwrap());
+        }
+        pool
+    });
+    drop(first);
+    runtime_without_timers().block_on(async move { drop(pool) });
 }

@@ -16,7 +16,7 @@ pub fn run(field: &Field, rounds: usize, verdicts: &mut Verdicts) {
     let calibrate = |lane| strides_for(SLICE_MICROS, lane, &arena, 1);
     let strides: Vec<u64> = lanes.iter_mut().map(calibrate).collect();
 
-    let results = race(&mut lanes, rounds, |index, lane| {
+    let results = race(&arena, &mut lanes, rounds, |index, lane| {
         let elapsed = lane.run(|pool| pool.cycles(&arena, 1, strides[index]))?;
         Some(nanoseconds_per_cycle(elapsed, 1, strides[index]))
     });

@@ -30,11 +30,7 @@ struct Tail {
 pub fn run(field: &Field, rounds: usize, verdicts: &mut Verdicts) {
     let arena = Arena::two_workers();
     let mut lanes = field.who_can_wait(&arena, RESOURCES);
-    for lane in &mut lanes {
-        lane.run(|pool| pool.turns(&arena, TASKS, SLICE));
-    }
-
-    let results = race(&mut lanes, rounds, |_, lane| {
+    let results = race(&arena, &mut lanes, rounds, |_, lane| {
         let pace = lane.run(|pool| pool.turns(&arena, TASKS, SLICE))?;
         let waits = lane.run(|pool| pool.waits(&arena, TASKS, SLICE))?;
         Some(Sample {

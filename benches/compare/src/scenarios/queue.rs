@@ -18,11 +18,7 @@ const SLICE: Duration = Duration::from_millis(40);
 pub fn run(field: &Field, rounds: usize, verdicts: &mut Verdicts) {
     let arena = Arena::two_workers();
     let mut lanes = field.who_can_wait(&arena, RESOURCES);
-    for lane in &mut lanes {
-        lane.run(|pool| pool.turns(&arena, TASKS, SLICE));
-    }
-
-    let results = race(&mut lanes, rounds, |_, lane| {
+    let results = race(&arena, &mut lanes, rounds, |_, lane| {
         lane.run(|pool| pool.turns(&arena, TASKS, SLICE))
     });
 

@@ -27,7 +27,7 @@ pub fn run(field: &Field, rounds: usize, verdicts: &mut Verdicts) {
     };
     let (together, alone) = (strides(TASKS), strides(1));
 
-    let results = race(&mut lanes, rounds, |index, lane| {
+    let results = race(&arena, &mut lanes, rounds, |index, lane| {
         let both = lane.run(|pool| pool.cycles(&arena, TASKS, together[index]))?;
         let one = lane.run(|pool| pool.cycles(&arena, 1, alone[index]))?;
         Some(Pair {

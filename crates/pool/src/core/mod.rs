@@ -834,11 +834,13 @@ impl<C: Clone> Core<C> {
         shelf: &Shelf,
         held: Held,
         errand: Errand,
+        now: Moment,
         fx: &mut Effects<C>,
     ) {
         self.end_creation(held, errand);
         self.nudge(fx);
         if self.shared {
+            self.vanish_if_unused(now);
             // It asks again when one of its waiters has found it another runtime.
             self.report(0, fx);
         }
@@ -1098,12 +1100,16 @@ impl<C: Clone> Core<C> {
     }
 
     fn settle_share(&mut self, shelf: &Shelf, now: Moment, fx: &mut Effects<C>) {
+        self.vanish_if_unused(now);
+        let lacks = self.lacks(shelf, now);
+        self.report(lacks, fx);
+    }
+
+    fn vanish_if_unused(&mut self, now: Moment) {
         if self.is_unused(now) {
             self.closed = true;
             self.share.vanished = true;
         }
-        let lacks = self.lacks(shelf, now);
-        self.report(lacks, fx);
     }
 
     /// Nobody uses the pool, and nothing would be lost with it. Not before the first use.

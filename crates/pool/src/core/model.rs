@@ -600,6 +600,7 @@ impl Model {
                 self.slots[slot as usize] = Slot::new();
                 self.nudge();
                 self.stalled = true;
+                self.vanish_if_unused();
                 // It wants nothing before somebody comes by.
                 self.report(0);
                 self.note_drained();
@@ -1171,12 +1172,7 @@ impl Model {
                 share.fresh = false;
             }
         }
-        if self.is_unused() {
-            self.closed = true;
-            self.share
-                .iter_mut()
-                .for_each(|share| share.vanished = true);
-        }
+        self.vanish_if_unused();
         if self.share.is_some() {
             self.report(self.lacks());
         }
@@ -1277,6 +1273,15 @@ impl Model {
             seen: share.granted,
             needs,
         }));
+    }
+
+    fn vanish_if_unused(&mut self) {
+        if self.is_unused() {
+            self.closed = true;
+            self.share
+                .iter_mut()
+                .for_each(|share| share.vanished = true);
+        }
     }
 
     /// Somebody has used it, and nobody does any more.
@@ -1468,7 +1473,7 @@ impl Model {
         if let Some(share) = &self.share {
             let held = share.granted - share.released;
             assert_eq!(held, u64::from(self.occupied()), "a unit is lost, or owed");
-            let forgotten = self.is_unused() && self.outage.is_none() && !self.stalled;
+            let forgotten = self.is_unused() && self.outage.is_none();
             assert!(!forgotten, "nobody uses the pool, and it stays");
             assert!(
                 !share.vanished || self.drained,

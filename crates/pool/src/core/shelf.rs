@@ -18,12 +18,13 @@ pub(crate) struct Shelf {
 }
 
 impl Shelf {
-    pub(crate) fn new(slots: u32, shards: u32) -> Self {
+    /// `near` is how many waiters at once are usual.
+    pub(crate) fn new(slots: u32, shards: u32, near: u32) -> Self {
         Self {
             gate: CachePadded::new(Gate::new()),
             clock: CachePadded::new(AtomicU64::new(0)),
             idle: IdleSet::new(slots, shards),
-            handoffs: Handoffs::new(),
+            handoffs: Handoffs::new(near),
         }
     }
 

@@ -71,7 +71,7 @@ use realm::{Allowance, Realm};
 /// grow and [`OutagePolicy::FailFast`](crate::OutagePolicy::FailFast) works. Then it is probed if
 /// somebody waits or has asked since the last attempt, and else it vanishes.
 ///
-/// A key that was used costs about 11 KB with the default `max_active` of 10 (18 KB with 64), not
+/// A key that was used costs about 8 KB with the default `max_active` of 10, not
 /// counting its manager and resources, and one sleeping task (measured on two cores; the idle set
 /// takes 0.3 KB more for each further core). A key that is gone costs nothing.
 ///

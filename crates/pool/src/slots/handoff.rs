@@ -33,9 +33,10 @@ pub(crate) enum Pickup {
 }
 
 impl Handoffs {
-    pub(crate) fn new() -> Self {
+    /// The first `near` cells are reached a little faster than those that come later.
+    pub(crate) fn new(near: u32) -> Self {
         Self {
-            cells: Segments::new(64, cells),
+            cells: Segments::new(near, cells),
         }
     }
 

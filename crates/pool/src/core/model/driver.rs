@@ -102,7 +102,7 @@ impl Driver {
             core.share(Arc::clone(&all_arrivals));
         }
         Self {
-            shelf: Shelf::new(slots, 1),
+            shelf: Shelf::new(slots, 1, 8),
             core,
             table,
             slots,
@@ -224,7 +224,8 @@ impl Driver {
             Op::Outage(slot) => self.fail(slot, Verdict::Outage),
             Op::Abort(slot) => {
                 let (held, errand) = self.creating.remove(&slot).expect("a creation");
-                self.command(|core, shelf, fx| core.create_aborted(shelf, held, errand, fx));
+                let now = self.now;
+                self.command(|core, shelf, fx| core.create_aborted(shelf, held, errand, now, fx));
                 self.nudge();
             }
             Op::Destroyed(slot) => {
