@@ -17,7 +17,23 @@ pub(crate) use loom::sync::{
 #[inline]
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     #[cfg(not(wharf_loom))]
-    return mutex.lock();
+    return mutex.try_lock().unwrap_or_else(|| lock_patiently(mutex));
     #[cfg(wharf_loom)]
     return mutex.lock().unwrap();
+}
+
+/// A command is so short that the lock is likely to be free before a thread could be put to sleep.
+/// Looking costs the thread that has it less than trying would.
+#[cold]
+#[cfg(not(wharf_loom))]
+fn lock_patiently<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    for _ in 0..64 {
+        std::hint::spin_loop();
+        if !mutex.is_locked()
+            && let Some(guard) = mutex.try_lock()
+        {
+            return guard;
+        }
+    }
+    mutex.lock()
 }

@@ -146,31 +146,34 @@ impl Line {
 
     /// Takes the oldest waiter out of the line. Its cell stays its own until it is given back.
     pub(super) fn pop(&mut self) -> Option<Left> {
-        let index = self.order.first()? as u32;
-        self.leave(index)
+        let at = self.order.first()?;
+        Some(self.take_out(at))
     }
 
     /// Takes a waiter out of the line, if it is there.
     pub(super) fn leave(&mut self, index: u32) -> Option<Left> {
         let at = index as usize;
-        if !std::mem::take(&mut self.entries[at].in_line) {
-            return None;
-        }
-        let waker = self.entries[at].waker.take();
+        self.entries[at].in_line.then(|| self.take_out(at))
+    }
+
+    #[inline(always)]
+    fn take_out(&mut self, at: usize) -> Left {
+        let entry = &mut self.entries[at];
+        entry.in_line = false;
+        let left = Left {
+            index: at as u32,
+            since: entry.since,
+            waker: entry.waker.take(),
+        };
+        let (deadline, is_timed) = (entry.deadline, entry.is_timed);
         self.order.remove(&mut self.entries, at);
-        let entry = &self.entries[at];
-        let (since, deadline) = (entry.since, entry.deadline);
-        if entry.is_timed {
+        if is_timed {
             self.timed.remove(&mut self.entries, at);
         } else if deadline != NEVER {
             self.others.remove(&mut self.entries, at);
         }
         self.len -= 1;
-        Some(Left {
-            index,
-            since,
-            waker,
-        })
+        left
     }
 
     /// Frees the cell of a ticket that left the line and will never be asked about again.

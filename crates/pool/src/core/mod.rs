@@ -440,11 +440,7 @@ impl<C: Clone> Core<C> {
         }
         let rejoins = arrival.is_some();
         let arrival = arrival.unwrap_or_else(|| self.arrive());
-        if self
-            .line
-            .first_arrival()
-            .is_none_or(|first| arrival < first)
-        {
+        if self.is_next(arrival, rejoins) {
             // Shut the gate before looking: whoever returns a resource after this look sees it.
             self.raise(shelf, flag::WAITING);
             if let Some(held) = shelf.idle.take() {
@@ -472,6 +468,13 @@ impl<C: Clone> Core<C> {
         self.arm(deadline, fx);
         self.settle(shelf, now, fx);
         Enqueued::Waiting(ticket)
+    }
+
+    /// Whether nobody in line came before. A newcomer is not compared with the oldest, whose entry
+    /// is likely to be in another processor's cache.
+    fn is_next(&self, arrival: Arrival, rejoins: bool) -> bool {
+        let oldest = || self.line.first_arrival();
+        self.line.is_empty() || rejoins && oldest().is_some_and(|first| arrival < first)
     }
 
     /// A position in the order of arrival, for a `get` that may have to wait later.
