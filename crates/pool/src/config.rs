@@ -30,12 +30,13 @@ pub struct Config {
     /// 0: nothing is created before it is asked for.
     pub min_idle: usize,
     /// A resource that comes back when this many are idle is destroyed. From `min_idle` to
-    /// `max_active`. Default none: what was
-    /// needed once is likely to be needed again, and `idle_timeout` clears up.
+    /// `max_active`. Default none: what was needed once is likely to be needed again, and
+    /// `idle_timeout` clears up.
     pub max_idle: Option<usize>,
-    /// A resource idle for longer is destroyed, unless fewer than `min_idle` would be left. Default
-    /// 10 minutes, below
-    /// the half hour after which many firewalls forget a connection.
+    /// A resource idle for longer is destroyed, unless fewer than `min_idle` would be left. One
+    /// that was kept for that reason goes at most another `idle_timeout` after there are enough
+    /// again. Default 10 minutes, below the half hour after which many firewalls forget a
+    /// connection.
     #[cfg_attr(feature = "serde", serde(with = "crate::config::timeout"))]
     pub idle_timeout: Option<Duration>,
     /// A resource older than this is destroyed: at checkout, on return or by upkeep. Default 30
