@@ -2,12 +2,15 @@
 
 use std::num::NonZeroU32;
 
+use crate::rabbit;
+
 pub(crate) const USAGE: &str = "\
 usage: cargo xtask <command>
 
   test                      every check that must hold before a change goes in
   bench [name…]             criterion benchmarks, then the comparison with other pools;
                             names select benchmarks and scenarios
+  rabbit up|down            a private RabbitMQ node that stays until it is taken down
   deny                      licences, bans, sources and advisories (needs the network)
 
 Longer campaigns of single parts of `test`:
@@ -41,6 +44,7 @@ pub(crate) enum Task {
     Stress {
         millions: NonZeroU32,
     },
+    Rabbit(rabbit::Change),
     Deny,
 }
 
@@ -54,6 +58,7 @@ impl Task {
             Self::Fuzz { .. } => "fuzz",
             Self::Model { .. } => "model",
             Self::Stress { .. } => "stress",
+            Self::Rabbit(_) => "rabbit",
             Self::Deny => "deny",
         }
     }
@@ -85,6 +90,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = String>) -> Result<Task, Stri
         "stress" => Task::Stress {
             millions: args.take_number("--millions", 20)?,
         },
+        "rabbit" => Task::Rabbit(args.take_change()?),
         "deny" => Task::Deny,
         unknown => return Err(format!("unknown command `{unknown}`")),
     };
@@ -119,6 +125,12 @@ impl Args {
     fn take_word(&mut self) -> Option<String> {
         let at = self.0.iter().position(|arg| !arg.starts_with('-'))?;
         Some(self.0.remove(at))
+    }
+
+    fn take_change(&mut self) -> Result<rabbit::Change, String> {
+        let word = self.take_word().unwrap_or_default();
+        rabbit::Change::from_word(&word)
+            .ok_or_else(|| format!("`rabbit` takes `up` or `down`, not `{word}`"))
     }
 
     fn take_words(&mut self) -> Vec<String> {
@@ -186,6 +198,15 @@ mod tests {
     }
 
     #[test]
+    fn a_rabbit_goes_up_or_down() {
+        assert_eq!(parsed("rabbit up"), Ok(Task::Rabbit(rabbit::Change::Up)));
+        assert_eq!(
+            parsed("rabbit down"),
+            Ok(Task::Rabbit(rabbit::Change::Down))
+        );
+    }
+
+    #[test]
     fn what_makes_no_sense_is_named_in_the_error() {
         for (line, culprit) in [
             ("", "no command"),
@@ -195,6 +216,8 @@ mod tests {
             ("loom --preemptions", "--preemptions"),
             ("model --cases many", "many"),
             ("stress --millions 0", "`0`"),
+            ("rabbit", "`up` or `down`"),
+            ("rabbit hole", "hole"),
         ] {
             let problem = parsed(line).unwrap_err();
             assert!(problem.contains(culprit), "`{line}` gave: {problem}");

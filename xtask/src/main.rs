@@ -6,6 +6,7 @@ mod cargo;
 mod cli;
 mod examples;
 mod fuzz;
+mod rabbit;
 mod real_time;
 mod report;
 mod test;
@@ -44,6 +45,7 @@ fn carry_out(task: &Task) -> ExitCode {
         Task::Fuzz { seconds, target } => fuzz::run(&mut report, *seconds, target.as_deref()),
         Task::Model { cases } => campaign::model(&mut report, *cases),
         Task::Stress { millions } => campaign::stress(&mut report, *millions),
+        Task::Rabbit(change) => rabbit::run(&mut report, *change),
         Task::Deny => tools::deny(&mut report, tools::Scope::WithAdvisories),
     }
     report.finish()

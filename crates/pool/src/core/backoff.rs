@@ -30,8 +30,13 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// The pause before probe number `attempt` (from 1), in nanoseconds.
-    pub(super) fn pause(&self, attempt: u32, random: &mut fastrand::Rng) -> u64 {
+    /// A pause before probe number `attempt` (from 1).
+    pub fn pause(&self, attempt: u32) -> Duration {
+        Duration::from_nanos(self.nanos(attempt, &mut fastrand::Rng::new()))
+    }
+
+    /// The same in nanoseconds, from a source of chance of the caller's.
+    pub(super) fn nanos(&self, attempt: u32, random: &mut fastrand::Rng) -> u64 {
         let doublings = attempt.saturating_sub(1).min(31);
         let whole = self.min.saturating_mul(1 << doublings).min(self.max);
         let whole = u64::try_from(whole.as_nanos()).unwrap_or(u64::MAX);
@@ -53,7 +58,7 @@ mod tests {
         for attempt in 1..100 {
             let whole = (100_000_000_u64 << (attempt - 1).min(20)).min(2_000_000_000);
             for _ in 0..50 {
-                let pause = backoff.pause(attempt, &mut random);
+                let pause = backoff.nanos(attempt, &mut random);
                 assert!(
                     (whole / 2..=whole).contains(&pause),
                     "attempt {attempt}: {pause}"

@@ -821,7 +821,7 @@ impl<C: Clone> Core<C> {
                     let pause = self
                         .limits
                         .backoff
-                        .pause(self.refused_refills, &mut self.random);
+                        .nanos(self.refused_refills, &mut self.random);
                     self.refill_at = now.saturating_add(pause);
                     self.arm(self.refill_at, fx);
                 }
@@ -897,7 +897,7 @@ impl<C: Clone> Core<C> {
                 return;
             }
         };
-        let pause = self.limits.backoff.pause(attempt, &mut self.random);
+        let pause = self.limits.backoff.nanos(attempt, &mut self.random);
         let probe_at = now.saturating_add(pause);
         let number = self.counters.outages;
         let outage = Outage {

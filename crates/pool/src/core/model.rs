@@ -1088,7 +1088,7 @@ impl Model {
         self.go_up();
         if self.line.is_empty() {
             self.refused_refills += 1;
-            let pause = BACKOFF.pause(self.refused_refills, &mut self.random);
+            let pause = BACKOFF.nanos(self.refused_refills, &mut self.random);
             self.refill_at = self.now + pause;
         } else {
             self.counters.waits_refused += 1;
@@ -1117,7 +1117,7 @@ impl Model {
     }
 
     fn go_down(&mut self, number: u64, since: Moment, attempt: u32, cause: u32) {
-        let retry_in = BACKOFF.pause(attempt, &mut self.random);
+        let retry_in = BACKOFF.nanos(attempt, &mut self.random);
         self.outage = Some(Outage {
             number,
             since,

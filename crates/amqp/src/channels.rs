@@ -1,0 +1,159 @@
+//! Channels to borrow.
+
+use std::{
+    fmt,
+    ops::Deref,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use wharf::{Backoff, Failure, Manager, Pool};
+
+use crate::{
+    cluster::Shared,
+    error::ChannelError,
+    link::{Berth, Link, Role},
+};
+
+/// A pool of channels: see [`Cluster::channels`](crate::Cluster::channels).
+///
+/// A channel has one holder at a time; one that the broker closed, or whose connection is lost, is
+/// never lent. Leave a channel as you found it, or [`discard`](wharf::Lease::discard) it: one with
+/// a consumer, a prefetch of its own or an open transaction is not fit for the next.
+pub type ChannelPool = Pool<ChannelManager>;
+
+/// A channel, and the connection it is on.
+pub struct Channel {
+    channel: lapin::Channel,
+    berth: Berth,
+}
+
+impl Channel {
+    pub(crate) fn new(channel: lapin::Channel, berth: Berth) -> Self {
+        Self { channel, berth }
+    }
+
+    /// Whether the channel and its connection are open, as far as is known.
+    pub fn is_open(&self) -> bool {
+        self.channel.status().connected() && self.berth.link.is_live()
+    }
+
+    pub(crate) fn link(&self) -> &Arc<Link> {
+        &self.berth.link
+    }
+
+    /// The broker closed this channel and not its connection.
+    fn was_closed_alone(&self) -> bool {
+        !self.channel.status().connected() && self.berth.link.is_live()
+    }
+}
+
+impl Deref for Channel {
+    type Target = lapin::Channel;
+
+    fn deref(&self) -> &lapin::Channel {
+        &self.channel
+    }
+}
+
+impl fmt::Debug for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Channel")
+            .field("id", &self.channel.id())
+            .field("host", &self.berth.link.host)
+            .field("open", &self.is_open())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Channel {
+    fn drop(&mut self) {
+        if self.was_closed_alone() {
+            self.berth.spoil();
+        }
+    }
+}
+
+/// Opens and closes the channels of a [`ChannelPool`].
+pub struct ChannelManager {
+    cluster: Weak<Shared>,
+    role: Role,
+    confirm: bool,
+    per_link: usize,
+    limit: Duration,
+}
+
+impl fmt::Debug for ChannelManager {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ChannelManager")
+            .field("role", &self.role)
+            .field("confirm", &self.confirm)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Manager for ChannelManager {
+    type Resource = Channel;
+    type Error = ChannelError;
+
+    /// Waits for a connection rather than dial one: that is the cluster's business, and one
+    /// attempt at a time.
+    async fn create(&self) -> Result<Channel, ChannelError> {
+        let cluster = self.cluster.upgrade().ok_or(ChannelError::Closed(None))?;
+        let link = cluster.link(self.role, self.per_link).await?;
+        let (channel, berth) = link.open(self.confirm, self.limit).await?;
+        Ok(Channel::new(channel, berth))
+    }
+
+    fn is_alive(&self, channel: &Channel) -> bool {
+        channel.is_open()
+    }
+
+    fn reset(&self, channel: &mut Channel) -> bool {
+        channel.is_open() && channel.status().confirm() == self.confirm
+    }
+
+    async fn destroy(&self, channel: Channel) {
+        if channel.is_open() && !channel.link().is_blocked() {
+            // One that does not answer goes with its connection.
+            let _ = channel.close(200, "OK".into()).await;
+        }
+    }
+
+    fn classify(&self, error: &ChannelError) -> Failure {
+        match error {
+            ChannelError::Closed(_) | ChannelError::Exhausted => Failure::Refuse,
+            ChannelError::Timeout(_) | ChannelError::Failed(_) => Failure::Outage,
+        }
+    }
+}
+
+pub(crate) fn pool(
+    cluster: &Arc<Shared>,
+    role: Role,
+    confirm: bool,
+) -> Result<ChannelPool, wharf::BuildError> {
+    let config = &cluster.config;
+    let manager = ChannelManager {
+        cluster: Arc::downgrade(cluster),
+        role,
+        confirm,
+        per_link: config.channels_per_connection,
+        limit: config.operation_timeout,
+    };
+    Pool::builder(manager)
+        .max_active(config.connections * config.channels_per_connection)
+        // Each open channel slows its connection down a little (lapin 4.12).
+        .idle_timeout(Duration::from_secs(60))
+        .max_lifetime(None)
+        .check_interval(None)
+        .wait_timeout(config.operation_timeout)
+        .create_timeout(config.operation_timeout)
+        // Nothing is dialled by a probe: it waits for the cluster.
+        .backoff(Backoff {
+            min: Duration::from_millis(10),
+            max: Duration::from_secs(1),
+        })
+        .name(if confirm { "confirm channels" } else { "channels" })
+        .build()
+}

@@ -1,0 +1,273 @@
+//! The connections to a broker, as users see them.
+
+mod keeper;
+mod shared;
+mod state;
+
+pub use state::State;
+
+pub(crate) use shared::Shared;
+
+use std::{fmt, future::Future, sync::Arc, time::Duration};
+
+use tokio::sync::watch;
+use wharf::Backoff;
+
+use crate::{
+    channels::{self, ChannelPool},
+    config::Config,
+    endpoint::{self, Endpoint, UriError},
+    error::ConnectError,
+    link::Role,
+};
+
+/// The connections to one broker, which may have several nodes. Clones are handles to the same.
+///
+/// A connection is made when something first needs it, and again whenever it is lost, by one
+/// attempt at a time however many wait. Publishers, consumers and borrowed channels have
+/// connections of their own. When the last handle is gone, the connections are closed.
+#[derive(Clone)]
+pub struct Cluster {
+    shared: Arc<Shared>,
+    channels: ChannelPool,
+    confirm_channels: ChannelPool,
+}
+
+impl Cluster {
+    /// Takes the URIs of a broker's nodes: `amqp://user:password@host:port/vhost`. They must agree
+    /// in everything but host and port. A URI without a virtual host means `/`.
+    ///
+    /// The parameters `heartbeat` (s), `frame_max` (bytes), `channel_max` and `connection_timeout`
+    /// (ms) are understood ([RabbitMQ URI query parameters][1]); an unknown one is an error of
+    /// [`connect`](Builder::connect).
+    ///
+    /// [1]: https://www.rabbitmq.com/docs/uri-query-parameters
+    pub fn builder<U: Into<String>>(uris: impl IntoIterator<Item = U>) -> Builder {
+        let uris: Vec<String> = uris.into_iter().map(Into::into).collect();
+        Builder {
+            config: endpoint::read(&uris),
+        }
+    }
+
+    /// The same from a configuration.
+    pub fn from_config(config: Config) -> Builder {
+        Builder { config: Ok(config) }
+    }
+
+    /// How the cluster is, to look at or to wait for.
+    ///
+    /// # Cancel safety
+    ///
+    /// Waiting on the receiver is cancel-safe.
+    pub fn watch(&self) -> watch::Receiver<State> {
+        self.shared.watch()
+    }
+
+    /// How the cluster is now.
+    pub fn state(&self) -> State {
+        self.watch().borrow().clone()
+    }
+
+    /// Channels for whatever lapin can do with one, each with one holder at a time.
+    pub fn channels(&self) -> &ChannelPool {
+        &self.channels
+    }
+
+    /// Channels in confirm mode: publisher confirms are right only while one task at a time
+    /// publishes on a channel, which a lease makes sure of.
+    pub fn confirm_channels(&self) -> &ChannelPool {
+        &self.confirm_channels
+    }
+
+    /// Closes the pools and the connections, each within `limit`. What is lent out is lost to its
+    /// holder after that.
+    ///
+    /// # Cancel safety
+    ///
+    /// The cluster is closed by the first poll; dropped later, the farewells go on without the
+    /// caller.
+    pub async fn close_within(&self, limit: Duration) {
+        let plain = self.channels.close_within(limit);
+        let confirm = self.confirm_channels.close_within(limit);
+        // What is still out when the time is up goes with its connection.
+        let _ = tokio::join!(plain, confirm);
+        self.shared.close(limit).await;
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+}
+
+impl fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cluster")
+            .field("hosts", &self.shared.config.hosts)
+            .field("vhost", &self.shared.config.vhost)
+            .field("state", &self.state())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Builds a [`Cluster`].
+#[derive(Debug, Clone)]
+#[must_use = "a builder does nothing until it connects"]
+pub struct Builder {
+    config: Result<Config, UriError>,
+}
+
+impl Builder {
+    fn set(mut self, change: impl FnOnce(&mut Config)) -> Self {
+        if let Ok(config) = &mut self.config {
+            change(config);
+        }
+        self
+    }
+
+    /// See [`Config::name`].
+    pub fn name(self, name: impl Into<String>) -> Self {
+        self.set(|config| config.name = name.into())
+    }
+
+    /// See [`Config::connections`].
+    pub fn connections(self, connections: usize) -> Self {
+        self.set(|config| config.connections = connections)
+    }
+
+    /// See [`Config::channels_per_connection`].
+    pub fn channels_per_connection(self, channels: usize) -> Self {
+        self.set(|config| config.channels_per_connection = channels)
+    }
+
+    /// See [`Config::heartbeat`].
+    pub fn heartbeat(self, seconds: u16) -> Self {
+        self.set(|config| config.heartbeat = seconds)
+    }
+
+    /// See [`Config::frame_max`].
+    pub fn frame_max(self, bytes: u32) -> Self {
+        self.set(|config| config.frame_max = bytes)
+    }
+
+    /// See [`Config::connect_timeout`].
+    pub fn connect_timeout(self, timeout: Duration) -> Self {
+        self.set(|config| config.connect_timeout = timeout)
+    }
+
+    /// See [`Config::operation_timeout`].
+    pub fn operation_timeout(self, timeout: Duration) -> Self {
+        self.set(|config| config.operation_timeout = timeout)
+    }
+
+    /// See [`Config::backoff`].
+    pub fn backoff(self, backoff: Backoff) -> Self {
+        self.set(|config| config.backoff = backoff)
+    }
+
+    /// Builds the cluster and waits for its first connection, trying every host once.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError`]: the configuration makes no sense, or no host could be connected to. The
+    /// cluster is gone then.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped half-way, an attempt under way ends by itself and its connection is closed.
+    pub async fn connect(self) -> Result<Cluster, BuildError> {
+        let cluster = self.connect_lazily()?;
+        let mut state = cluster.watch();
+        cluster.shared.want(Role::Publish);
+        let state = state
+            .wait_for(|state| !matches!(state, State::Connecting))
+            .await
+            .expect("the cluster has the sender")
+            .clone();
+        match state {
+            State::Down { cause, .. } | State::Closed { cause: Some(cause) } => {
+                Err(BuildError::Connect(cause))
+            }
+            _ => Ok(cluster),
+        }
+    }
+
+    /// Builds the cluster without waiting for a connection, or for a broker to be there at all:
+    /// it begins as in an outage.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError`] if the configuration makes no sense.
+    pub fn connect_lazily(self) -> Result<Cluster, BuildError> {
+        let config = self.config?;
+        check(&config)?;
+        let shared = Shared::new(config);
+        let channels = channels::pool(&shared, Role::General, false)?;
+        let confirm_channels = channels::pool(&shared, Role::Publish, true)?;
+        Ok(Cluster {
+            shared,
+            channels,
+            confirm_channels,
+        })
+    }
+}
+
+fn check(config: &Config) -> Result<(), BuildError> {
+    let wrong = |field, bound| Err(BuildError::Setting { field, bound });
+    if config.hosts.is_empty() {
+        return Err(UriError::NoHost.into());
+    }
+    if !cfg!(feature = "rustls") && config.hosts.iter().any(|host: &Endpoint| host.tls) {
+        return Err(UriError::NoTls.into());
+    }
+    if !(1..=64).contains(&config.connections) {
+        return wrong("connections", "from 1 to 64");
+    }
+    if !(1..=2047).contains(&config.channels_per_connection) {
+        return wrong("channels_per_connection", "from 1 to 2,047");
+    }
+    // AMQP 0-9-1, section 4.2.3: every peer must take frames of 4,096 bytes.
+    if config.frame_max != 0 && config.frame_max < 4096 {
+        return wrong("frame_max", "0, or at least 4,096");
+    }
+    if config.vhost.len() > 255 {
+        return wrong("vhost", "at most 255 bytes");
+    }
+    if config.connect_timeout.is_zero() {
+        return wrong("connect_timeout", "more than zero");
+    }
+    if config.operation_timeout.is_zero() {
+        return wrong("operation_timeout", "more than zero");
+    }
+    if config.backoff.min.is_zero() || config.backoff.max < config.backoff.min {
+        return wrong("backoff", "min more than zero, max at least min");
+    }
+    Ok(())
+}
+
+/// Why there is no [`Cluster`].
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// A URI makes no sense.
+    #[error(transparent)]
+    Uri(#[from] UriError),
+    /// A setting makes no sense.
+    #[error("{field} must be {bound}")]
+    Setting {
+        /// The field of [`Config`].
+        field: &'static str,
+        /// What it must be.
+        bound: &'static str,
+    },
+    /// A setting of a pool makes no sense.
+    #[error(transparent)]
+    Pool(#[from] wharf::BuildError),
+    /// No host could be connected to; this is why the last one could not.
+    #[error("no host could be connected to: {0}")]
+    Connect(#[source] Arc<ConnectError>),
+}
+
+/// The same as awaiting nothing else: ties a future's output to a bound.
+pub(crate) async fn within<T>(limit: Duration, future: impl Future<Output = T>) -> Option<T> {
+    tokio::time::timeout(limit, future).await.ok()
+}

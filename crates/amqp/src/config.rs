@@ -1,0 +1,92 @@
+//! How a cluster is reached and used.
+
+use std::{fmt, time::Duration};
+
+use wharf::Backoff;
+
+use crate::endpoint::Endpoint;
+
+/// The settings of a [`Cluster`](crate::Cluster).
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Config {
+    /// Nodes of one broker, tried in random order.
+    pub hosts: Vec<Endpoint>,
+    /// Default `guest`.
+    pub user: String,
+    /// Default `guest`. Never shown.
+    pub password: Password,
+    /// Default `/`.
+    pub vhost: String,
+    /// How the broker calls the connections in its lists. Default the name of the program.
+    pub name: String,
+    /// Connections of each role (publishing, consuming, anything else), made when they are needed.
+    /// Default 1: more gain nothing on one node.
+    pub connections: usize,
+    /// Channels that a pool opens on a connection, at most. Default 32: each channel that is open
+    /// makes every publish on its connection a little dearer, used or not.
+    pub channels_per_connection: usize,
+    /// Seconds between signs of life, 0 for none. Default 10. A peer that vanished without a word
+    /// is noticed within twice that.
+    pub heartbeat: u16,
+    /// The largest frame in bytes, 0 for the broker's choice. Default 131,072. A connection holds
+    /// buffers of 64 times that.
+    pub frame_max: u32,
+    /// Channels on a connection as agreed with the broker, 0 for the broker's choice. Default 0.
+    pub channel_max: u16,
+    /// How long one attempt to connect may take, from name to tuned connection. Default 10 s.
+    pub connect_timeout: Duration,
+    /// How long any other call waits for the broker, or for the connection to come back, unless it
+    /// has a deadline of its own. Default 30 s.
+    pub operation_timeout: Duration,
+    /// The pauses between rounds of attempts in an outage. Default 100 ms to 5 s.
+    pub backoff: Backoff,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let program = std::env::args().next().unwrap_or_default();
+        let name = program.rsplit(['/', '\\']).next().unwrap_or_default();
+        Self {
+            hosts: Vec::new(),
+            user: "guest".into(),
+            password: "guest".to_owned().into(),
+            vhost: "/".into(),
+            name: name.into(),
+            connections: 1,
+            channels_per_connection: 32,
+            heartbeat: 10,
+            frame_max: 131_072,
+            channel_max: 0,
+            connect_timeout: Duration::from_secs(10),
+            operation_timeout: Duration::from_secs(30),
+            backoff: Backoff {
+                min: Duration::from_millis(100),
+                max: Duration::from_secs(5),
+            },
+        }
+    }
+}
+
+/// A secret that neither `Debug` nor an error shows.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Password(String);
+
+impl Password {
+    /// The secret itself.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for Password {
+    fn from(secret: String) -> Self {
+        Self(secret)
+    }
+}
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("…")
+    }
+}

@@ -1,0 +1,18 @@
+//! What tests of the workspace need around them: a real broker, broken networks, and a verdict.
+//!
+//! - [`rabbit`]: private RabbitMQ nodes and clusters on loopback, and the faults they can suffer;
+//! - [`proxy`]: a TCP proxy that delays, stalls, cuts, resets and refuses;
+//! - [`checker`]: what was sent against what arrived;
+//! - [`wait`]: waiting for a condition, with a bound and without luck;
+//! - [`usage`]: what the own process holds: threads, memory, allocations.
+//!
+//! It is made for tests: what cannot be carried out panics and says why. Brokers and proxies live
+//! in real time, so they do not go together with tokio's paused clock.
+
+pub mod checker;
+pub mod proxy;
+pub mod rabbit;
+pub mod usage;
+pub mod wait;
+
+mod ports;
