@@ -21,7 +21,7 @@ mod io;
 mod link;
 
 pub use channels::{Channel, ChannelPool};
-pub use cluster::{Builder, Cluster, State};
+pub use cluster::{BuildError, Builder, Cluster, State};
 pub use config::Config;
 pub use endpoint::{Endpoint, UriError};
 pub use error::{ChannelError, ConnectError};

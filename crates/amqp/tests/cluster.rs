@@ -8,7 +8,11 @@ use std::{
 use futures_util::future::join_all;
 use lapin::options::QueueDeclareOptions;
 use wharf_amqp::{BuildError, Cluster, State};
-use wharf_testkit::{eventually, proxy::Proxy, rabbit::Rabbit, within};
+use wharf_testkit::{
+    proxy::Proxy,
+    rabbit::Rabbit,
+    wait::{eventually, within},
+};
 
 const SOON: Duration = Duration::from_secs(20);
 
