@@ -19,6 +19,9 @@ pub enum ConnectError {
     /// would not help, and is not done.
     #[error("the broker refused the credentials or the virtual host: {0}")]
     Refused(#[source] lapin::Error),
+    /// It was there, and was lost.
+    #[error("the connection was lost")]
+    Lost,
     /// Anything else.
     #[error("the connection failed: {0}")]
     Failed(#[source] lapin::Error),

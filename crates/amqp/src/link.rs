@@ -2,13 +2,13 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicU32, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use futures_util::StreamExt;
+use futures_util::{Stream, StreamExt};
 use lapin::{
     Connection, ConnectionProperties, Event,
     options::ConfirmSelectOptions,
@@ -69,6 +69,7 @@ pub(crate) struct Link {
     pub(crate) role: Role,
     pub(crate) host: Endpoint,
     health: watch::Sender<Health>,
+    since: Instant,
     /// Channels open or being opened.
     channels: AtomicUsize,
     /// Channels that the broker closed.
@@ -112,10 +113,12 @@ impl Link {
             role,
             host,
             health: watch::Sender::new(Health::Well),
+            since: Instant::now(),
             channels: AtomicUsize::new(0),
             spoiled: AtomicU32::new(0),
         });
-        io::spawn(attend(Arc::clone(&link)));
+        let events = link.connection.events_listener();
+        io::spawn(attend(Arc::downgrade(&link), events));
         Ok(link)
     }
 
@@ -135,6 +138,11 @@ impl Link {
     /// Whether it is time for another: see [`SPOILED`].
     pub(crate) fn is_worn(&self) -> bool {
         self.spoiled.load(Ordering::Relaxed) >= SPOILED
+    }
+
+    /// For how long it has existed.
+    pub(crate) fn age(&self) -> Duration {
+        self.since.elapsed()
     }
 
     /// How many channels are open.
@@ -261,28 +269,33 @@ fn request(host: &Endpoint, role: Role, config: &Config) -> (AMQPUri, Connection
     (uri, properties)
 }
 
-/// Watches over a connection until it is lost. The one listener it has, for listeners share out
-/// the events between them (lapin 4.12).
-async fn attend(link: Arc<Link>) {
-    let events = link.connection.events_listener();
+/// Watches over a connection until it is lost, or nobody has it any more. The one listener it has,
+/// for listeners share out the events between them (lapin 4.12).
+async fn attend(link: Weak<Link>, events: impl Stream<Item = Event>) {
     let mut events = std::pin::pin!(events);
     let mut look = interval(LOOK);
     loop {
         let event = tokio::select! {
-            event = events.next() => event,
-            _ = look.tick() => Some(Event::SendFlow(true)),
+            event = events.next() => event.map_or(Attention::Ended, Attention::Event),
+            _ = look.tick() => Attention::Look,
         };
+        let Some(link) = link.upgrade() else { return };
         match event {
-            Some(Event::ConnectionBlocked(reason)) => {
+            Attention::Event(Event::ConnectionBlocked(reason)) => {
                 link.health.send_replace(Health::Blocked(reason.into()));
             }
-            Some(Event::ConnectionUnblocked) => {
+            Attention::Event(Event::ConnectionUnblocked) => {
                 link.health.send_replace(Health::Well);
             }
-            _ if !link.connection.status().connected() => break,
-            Some(_) => {}
-            None => break,
+            Attention::Event(_) | Attention::Look if link.connection.status().connected() => {}
+            _ => return link.lose(),
         }
     }
-    link.lose();
+}
+
+enum Attention {
+    Event(Event),
+    Look,
+    /// There will be no more events.
+    Ended,
 }

@@ -8,11 +8,14 @@ use std::{
 
 use futures_util::future::{join_all, select_all};
 use tokio::{
-    sync::{Notify, Semaphore},
-    time::sleep,
+    sync::{Notify, Semaphore, watch},
+    time::{sleep, timeout},
 };
 
-use super::{shared::Shared, state::State, within};
+use super::{
+    shared::{Gap, Shared},
+    state::State,
+};
 use crate::{
     endpoint::Endpoint,
     error::ConnectError,
@@ -32,26 +35,27 @@ pub(super) async fn run(shared: Weak<Shared>, alarm: Arc<Notify>) {
         if cluster.state.borrow().is_closed() {
             return;
         }
-        let pause = match cluster.missing() {
-            Some((role, place)) => dialler.dial(&cluster, role, place).await,
+        // Before the look, so that no change after it goes unnoticed.
+        let worries = healths(&cluster);
+        match cluster.missing() {
+            Some(gap) => {
+                let pause = dialler.fill(&cluster, &gap).await;
+                // From here on the cluster may go.
+                drop(cluster);
+                if let Some(pause) = pause {
+                    tokio::select! {
+                        () = sleep(pause) => {}
+                        () = closed(&shared, &alarm) => {}
+                    }
+                }
+            }
             None => {
                 tell(&cluster);
-                None
-            }
-        };
-        let worries = links(&cluster);
-        let settled = pause.is_none() && cluster.missing().is_none();
-        // From here on the cluster may go.
-        drop(cluster);
-        if let Some(pause) = pause {
-            tokio::select! {
-                () = sleep(pause) => {}
-                () = closed(&shared, &alarm) => {}
-            }
-        } else if settled {
-            tokio::select! {
-                () = alarm.notified() => {}
-                () = any_change(worries) => {}
+                drop(cluster);
+                tokio::select! {
+                    () = alarm.notified() => {}
+                    () = any_change(worries) => {}
+                }
             }
         }
     }
@@ -66,26 +70,41 @@ struct Dialler {
 }
 
 impl Dialler {
-    /// One attempt. Says how long to wait before the next.
-    async fn dial(&mut self, cluster: &Arc<Shared>, role: Role, place: usize) -> Option<Duration> {
+    /// Sees to a connection that is missing. Says how long to wait before the next step.
+    async fn fill(&mut self, cluster: &Arc<Shared>, gap: &Gap) -> Option<Duration> {
+        if let Some(lost) = cluster.discard_lost(gap) {
+            return Some(self.lose(cluster, &lost));
+        }
+        self.dial(cluster, gap).await
+    }
+
+    /// Even the first attempt after a loss waits a little, for the others that lost the same
+    /// broker; and if connections come and go, as behind a balancer without servers, the pauses
+    /// grow as if they had failed.
+    fn lose(&mut self, cluster: &Shared, lost: &Link) -> Duration {
+        if lost.age() > cluster.config.backoff.max {
+            self.failed_rounds = 0;
+        }
+        let cause = Arc::new(ConnectError::Lost);
+        set(cluster, State::Down { cause, attempt: 0 });
+        self.failed_rounds = self.failed_rounds.saturating_add(1);
+        cluster.config.backoff.pause(self.failed_rounds)
+    }
+
+    /// One attempt.
+    async fn dial(&mut self, cluster: &Arc<Shared>, gap: &Gap) -> Option<Duration> {
         if self.hosts.is_empty() {
             self.hosts.clone_from(&cluster.config.hosts);
             fastrand::shuffle(&mut self.hosts);
         }
         let host = self.hosts.pop().expect("a cluster has hosts");
-        match Link::dial(host, role, &cluster.config, &self.attempts).await {
+        match Link::dial(host, gap.role, &cluster.config, &self.attempts).await {
             Ok(link) => {
                 self.hosts.clear();
                 prepare(cluster, &link).await;
-                if link.is_live() {
-                    self.failed_rounds = 0;
-                    cluster.install(role, place, link);
-                    tell(cluster);
-                    return None;
-                }
-                // It came and went, as behind a balancer without servers: a failure like another.
-                let gone = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
-                self.fail(cluster, ConnectError::Failed(gone.into()))
+                // If it is gone again by now, it is found to be lost like any other.
+                cluster.install(gap, link);
+                None
             }
             Err(cause) if cause.is_final() => {
                 let cause = Some(Arc::new(cause));
@@ -96,6 +115,7 @@ impl Dialler {
         }
     }
 
+    /// Every host is tried before anybody waits.
     fn fail(&mut self, cluster: &Shared, cause: ConnectError) -> Option<Duration> {
         if !self.hosts.is_empty() {
             return None;
@@ -116,14 +136,11 @@ async fn prepare(cluster: &Shared, link: &Arc<Link>) {
         .iter()
         .map(|preparation| preparation.prepare(link));
     // What does not end in time says so itself.
-    within(cluster.config.operation_timeout, join_all(each)).await;
+    let _ = timeout(cluster.config.operation_timeout, join_all(each)).await;
 }
 
-/// Says how the cluster is if nothing is missing.
+/// Says how the cluster is when nothing is missing.
 fn tell(cluster: &Shared) {
-    if cluster.missing().is_some() {
-        return;
-    }
     let links = links_of(cluster, &[Role::Publish, Role::General]);
     let blocked = links
         .iter()
@@ -152,27 +169,23 @@ fn set(cluster: &Shared, new: State) {
     });
 }
 
-fn links(cluster: &Shared) -> Vec<Arc<Link>> {
-    links_of(cluster, &Role::ALL)
+fn healths(cluster: &Shared) -> Vec<watch::Receiver<Health>> {
+    let links = links_of(cluster, &Role::ALL);
+    links.iter().map(|link| link.health()).collect()
 }
 
 fn links_of(cluster: &Shared, roles: &[Role]) -> Vec<Arc<Link>> {
     roles.iter().flat_map(|role| cluster.live(*role)).collect()
 }
 
-/// Until one of them is lost, blocked or unblocked.
-async fn any_change(links: Vec<Arc<Link>>) {
-    if links.is_empty() {
+/// Until a connection is lost, blocked or unblocked.
+async fn any_change(mut healths: Vec<watch::Receiver<Health>>) {
+    if healths.is_empty() {
         return std::future::pending().await;
     }
-    let changes = links.iter().map(|link| {
-        let mut health = link.health();
-        Box::pin(async move {
-            // An error means that it is gone, which is a change too.
-            let _ = health.changed().await;
-        })
-    });
-    select_all(changes).await;
+    // An error means that it is gone, which is a change too.
+    let changes = healths.iter_mut().map(|health| Box::pin(health.changed()));
+    let _ = select_all(changes).await;
 }
 
 async fn closed(shared: &Weak<Shared>, alarm: &Notify) {

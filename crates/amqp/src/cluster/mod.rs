@@ -8,7 +8,7 @@ pub use state::State;
 
 pub(crate) use shared::Shared;
 
-use std::{fmt, future::Future, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 use wharf::Backoff;
@@ -265,9 +265,4 @@ pub enum BuildError {
     /// No host could be connected to; this is why the last one could not.
     #[error("no host could be connected to: {0}")]
     Connect(#[source] Arc<ConnectError>),
-}
-
-/// The same as awaiting nothing else: ties a future's output to a bound.
-pub(crate) async fn within<T>(limit: Duration, future: impl Future<Output = T>) -> Option<T> {
-    tokio::time::timeout(limit, future).await.ok()
 }

@@ -39,6 +39,12 @@ pub(crate) struct Shared {
     preparations: Mutex<Vec<Weak<dyn Prepare>>>,
 }
 
+/// A place where there should be a connection.
+pub(super) struct Gap {
+    pub(super) role: Role,
+    place: usize,
+}
+
 #[derive(Default)]
 struct RoleLinks {
     wanted: AtomicBool,
@@ -145,30 +151,42 @@ impl Shared {
         preparations.iter().filter_map(Weak::upgrade).collect()
     }
 
-    /// A role and a place for which a connection is missing.
-    pub(super) fn missing(&self) -> Option<(Role, usize)> {
+    /// A connection that is missing, lost or worn.
+    pub(super) fn missing(&self) -> Option<Gap> {
         Role::ALL.into_iter().find_map(|role| {
             let of_role = self.of(role);
             if !of_role.wanted.load(Ordering::Relaxed) {
                 return None;
             }
             let links = lock(&of_role.links);
-            let gap = |link: &Option<Arc<Link>>| {
+            let fails = |link: &Option<Arc<Link>>| {
                 link.as_ref()
                     .is_none_or(|link| !link.is_live() || link.is_worn())
             };
-            links.iter().position(gap).map(|place| (role, place))
+            let place = links.iter().position(fails)?;
+            Some(Gap { role, place })
         })
     }
 
-    pub(super) fn install(&self, role: Role, place: usize, link: Arc<Link>) {
+    /// Takes away what was lost. A worn connection stays until there is another.
+    pub(super) fn discard_lost(&self, gap: &Gap) -> Option<Arc<Link>> {
+        let mut links = lock(&self.of(gap.role).links);
+        links[gap.place].take_if(|link| !link.is_live())
+    }
+
+    pub(super) fn install(&self, gap: &Gap, link: Arc<Link>) {
+        if self.state.borrow().is_closed() {
+            let limit = self.config.operation_timeout;
+            io::spawn(async move { link.close(limit).await });
+            return;
+        }
         // The old one goes when its last channel does.
-        let old = lock(&self.of(role).links)[place].replace(link);
+        let old = lock(&self.of(gap.role).links)[gap.place].replace(link);
         drop(old);
         self.arrivals.send_modify(|arrivals| *arrivals += 1);
     }
 
-    /// All live connections of a role, worn ones last in line to go.
+    /// All live connections of a role.
     pub(crate) fn live(&self, role: Role) -> Vec<Arc<Link>> {
         let links = lock(&self.of(role).links);
         let live = links.iter().flatten().filter(|link| link.is_live());
