@@ -29,6 +29,34 @@ impl Change {
     }
 }
 
+/// Runs the tests of these packages, for which RabbitMQ is installed first where that may be done.
+/// Where it cannot, that is said, and is a failure in CI.
+pub(crate) fn tests(report: &mut Report, packages: &[&str]) {
+    let install = cargo("run --quiet --package wharf-testkit --bin wharf-rabbit -- install");
+    let is_ci = std::env::var_os("CI").is_some();
+    let mut found = false;
+    let looked = report.step("RabbitMQ", || match install.run() {
+        Ok(()) => {
+            found = true;
+            Ok(())
+        }
+        Err(reason) if is_ci => Err(reason),
+        Err(_) => Ok(()),
+    });
+    for package in packages {
+        let name = format!("tests of {package}, with RabbitMQ");
+        if found {
+            report.step(name, || {
+                cargo("test --all-features --lib --bins --tests --package")
+                    .arg(*package)
+                    .run()
+            });
+        } else if looked {
+            report.skip(name, "NOT RUN, there is no RabbitMQ: install rabbitmq-server");
+        }
+    }
+}
+
 /// Starts the node, or ends exactly that one.
 ///
 /// The test kit does the work in a program of its own, so that this one builds without it.

@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 
 use crate::cargo::{cargo, root};
 use crate::report::{Outcome, Report};
-use crate::{campaign, examples, fuzz, real_time, tools};
+use crate::{campaign, examples, fuzz, rabbit, real_time, tools};
 
 /// Loom's authors find that two preemptions already show most bugs; each further one multiplies
 /// the run time. `cargo xtask loom` goes further.
@@ -15,6 +15,9 @@ const FUZZ_SECONDS: NonZeroU32 = NonZeroU32::new(30).unwrap();
 
 /// What the stress tests promise at the least.
 const STRESS_MILLIONS: NonZeroU32 = NonZeroU32::new(1).unwrap();
+
+/// Packages whose tests need a broker.
+const WITH_RABBITMQ: [&str; 2] = ["wharf-testkit", "wharf-amqp"];
 
 pub(crate) fn run(report: &mut Report) {
     report.step("format", format);
@@ -28,8 +31,11 @@ pub(crate) fn run(report: &mut Report) {
         cargo("test --package wharf --lib --tests").run()
     });
     report.step("tests, all features", || {
-        cargo("test --workspace --all-features --lib --bins --tests").run()
+        cargo("test --workspace --all-features --lib --bins --tests")
+            .args(WITH_RABBITMQ.iter().flat_map(|name| ["--exclude", name]))
+            .run()
     });
+    rabbit::tests(report, &WITH_RABBITMQ);
     report.step("doc tests", || {
         cargo("test --workspace --all-features --doc").run()
     });
