@@ -100,9 +100,14 @@ impl Manager for ChannelManager {
     /// attempt at a time.
     async fn create(&self) -> Result<Channel, ChannelError> {
         let cluster = self.cluster.upgrade().ok_or(ChannelError::Closed(None))?;
-        let link = cluster.link(self.role, self.per_link).await?;
-        let (channel, berth) = link.open(self.confirm, self.limit).await?;
-        Ok(Channel::new(channel, berth))
+        loop {
+            let link = cluster.link(self.role, self.per_link).await?;
+            match link.open(self.confirm, self.limit).await {
+                // Another connection may have one, or this one may be about to be replaced.
+                Err(ChannelError::Exhausted) => {}
+                opened => return opened.map(|(channel, berth)| Channel::new(channel, berth)),
+            }
+        }
     }
 
     fn is_alive(&self, channel: &Channel) -> bool {

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Weak,
-        atomic::{AtomicU32, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -57,8 +57,8 @@ impl Role {
     }
 }
 
-/// After so many channels that the broker closed, a connection is replaced: lapin 4.12 does not
-/// use their numbers again.
+/// After so many channels that the broker closed, a connection is replaced, or after half of those
+/// it may have: lapin 4.12 stumbles once over the number of each, and never uses it again.
 const SPOILED: u32 = 256;
 
 /// How often the state of a connection is looked at besides its events.
@@ -74,6 +74,8 @@ pub(crate) struct Link {
     channels: AtomicUsize,
     /// Channels that the broker closed.
     spoiled: AtomicU32,
+    /// There were no channels to be had, and none has been given back since.
+    is_full: AtomicBool,
 }
 
 impl Link {
@@ -116,6 +118,7 @@ impl Link {
             since: Instant::now(),
             channels: AtomicUsize::new(0),
             spoiled: AtomicU32::new(0),
+            is_full: AtomicBool::new(false),
         });
         let events = link.connection.events_listener();
         io::spawn(attend(Arc::downgrade(&link), events));
@@ -137,12 +140,18 @@ impl Link {
 
     /// Whether it is time for another: see [`SPOILED`].
     pub(crate) fn is_worn(&self) -> bool {
-        self.spoiled.load(Ordering::Relaxed) >= SPOILED
+        let most = u32::from(self.connection.configuration().channel_max());
+        self.spoiled.load(Ordering::Relaxed) >= SPOILED.min(most / 2).max(1)
     }
 
     /// For how long it has existed.
     pub(crate) fn age(&self) -> Duration {
         self.since.elapsed()
+    }
+
+    /// Whether it can take another channel, if it may have this many.
+    pub(crate) fn has_room(&self, most: usize) -> bool {
+        self.load() < most && !self.is_full.load(Ordering::Relaxed)
     }
 
     /// How many channels are open.
@@ -169,7 +178,10 @@ impl Link {
         match timeout(limit, opening).await {
             Ok(Ok(channel)) => Ok((channel, berth)),
             Ok(Err(error)) => Err(match error.kind() {
-                lapin::ErrorKind::ChannelsLimitReached => ChannelError::Exhausted,
+                lapin::ErrorKind::ChannelsLimitReached => {
+                    self.is_full.store(true, Ordering::Relaxed);
+                    ChannelError::Exhausted
+                }
                 _ => ChannelError::Failed(error),
             }),
             Err(_) => Err(ChannelError::Timeout(limit)),
@@ -214,12 +226,17 @@ impl Berth {
     /// The broker has closed the channel.
     pub(crate) fn spoil(&self) {
         self.link.spoiled.fetch_add(1, Ordering::Relaxed);
+        if self.link.is_worn() {
+            // For the keeper to look.
+            self.link.health.send_modify(|_| {});
+        }
     }
 }
 
 impl Drop for Berth {
     fn drop(&mut self) {
         self.link.channels.fetch_sub(1, Ordering::Relaxed);
+        self.link.is_full.store(false, Ordering::Relaxed);
     }
 }
 

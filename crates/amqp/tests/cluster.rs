@@ -6,7 +6,7 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use lapin::options::QueueDeclareOptions;
+use lapin::{options::QueueDeclareOptions, types::FieldTable};
 use wharf_amqp::{BuildError, Cluster, State};
 use wharf_testkit::{
     proxy::Proxy,
@@ -114,7 +114,7 @@ async fn a_lost_connection_is_made_again_and_no_dead_channel_is_lent() {
             let declare = channel.queue_declare(
                 "q".into(),
                 QueueDeclareOptions::default(),
-                Default::default(),
+                FieldTable::default(),
             );
             declare.await.unwrap();
         }
@@ -131,7 +131,7 @@ async fn a_thousand_waiters_in_an_outage_cost_one_attempt_at_a_time_and_are_all_
         .connect()
         .await
         .unwrap();
-    drop(cluster.channels().get().await.unwrap());
+    let lent = cluster.channels().get().await.unwrap();
     let before = proxy.counts().accepted;
     proxy.accept_and_end(wharf_testkit::proxy::End::Cut);
     proxy.cut();
@@ -143,6 +143,8 @@ async fn a_thousand_waiters_in_an_outage_cost_one_attempt_at_a_time_and_are_all_
     )
     .await
     .unwrap();
+    eventually("the channel notices", SOON, async || !lent.is_open()).await;
+    drop(lent);
     let began = Instant::now();
     let waiters: Vec<_> = (0..1000)
         .map(|_| {
@@ -224,7 +226,7 @@ async fn a_channel_that_the_broker_closed_is_not_lent_again_and_its_neighbours_l
         passive: true,
         ..Default::default()
     };
-    let missing = offender.queue_declare("missing".into(), passive, Default::default());
+    let missing = offender.queue_declare("missing".into(), passive, FieldTable::default());
     missing.await.unwrap_err();
     eventually("the channel notices", SOON, async || !offender.is_open()).await;
     let dead = offender.id();
@@ -246,4 +248,60 @@ async fn dropping_the_last_handle_closes_the_connections() {
         vhost.connections().await.is_empty()
     })
     .await;
+}
+
+/// lapin does not use the number of a channel again that the broker closed, and a connection ran
+/// out of numbers.
+#[tokio::test(flavor = "multi_thread")]
+async fn hundreds_of_channels_that_the_broker_closed_cost_no_capacity_and_no_error() {
+    let vhost = Rabbit::shared().await.vhost().await;
+    let cluster = quick(format!("{}?channel_max=16", vhost.url()))
+        .channels_per_connection(8)
+        .connect()
+        .await
+        .unwrap();
+    for _ in 0..100 {
+        let lent = join_all((0..4).map(|_| cluster.channels().get())).await;
+        let lent: Vec<_> = lent.into_iter().map(Result::unwrap).collect();
+        for channel in &lent {
+            let passive = QueueDeclareOptions {
+                passive: true,
+                ..Default::default()
+            };
+            let missing = channel.queue_declare("missing".into(), passive, FieldTable::default());
+            missing.await.unwrap_err();
+        }
+    }
+    let all = join_all((0..8).map(|_| cluster.channels().get())).await;
+    assert!(
+        all.iter()
+            .flatten()
+            .filter(|channel| channel.is_open())
+            .count()
+            == 8
+    );
+}
+
+/// As behind a balancer that has lost its servers after the handshake: each new connection was
+/// made at once, and a thousand in three seconds.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_come_and_go_are_not_made_in_a_storm() {
+    let rabbit = Rabbit::shared().await;
+    let vhost = rabbit.vhost().await;
+    let proxy = Proxy::to(rabbit.amqp_addr()).await;
+    let cluster = quick(vhost.url_via(proxy.addr())).connect().await.unwrap();
+    let mut state = cluster.watch();
+    let (began, before) = (Instant::now(), proxy.counts().accepted);
+    for _ in 0..6 {
+        within("a connection", SOON, state.wait_for(State::is_up))
+            .await
+            .unwrap();
+        proxy.cut();
+        let lost = state.wait_for(|state| !state.is_up());
+        within("word of the loss", SOON, lost).await.unwrap();
+    }
+    // 100 ms doubled six times up to 5 s, of which at least half is waited.
+    let least = Duration::from_millis(50 + 100 + 200 + 400 + 800);
+    assert!(began.elapsed() >= least, "{:?}", began.elapsed());
+    assert!(proxy.counts().accepted - before <= 6);
 }

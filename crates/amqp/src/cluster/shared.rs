@@ -96,17 +96,18 @@ impl Shared {
         loop {
             arrivals.borrow_and_update();
             let live = self.live(role);
-            let open = live.iter().filter(|link| !link.is_blocked());
-            if let Some(link) = open.min_by_key(|link| link.load())
-                && link.load() < most
-            {
+            let fit = live
+                .iter()
+                .filter(|link| !link.is_blocked() && link.has_room(most));
+            if let Some(link) = fit.min_by_key(|link| link.load()) {
                 return Ok(Arc::clone(link));
             }
             if let State::Closed { cause } = &*state.borrow_and_update() {
                 return Err(ChannelError::Closed(cause.clone()));
             }
-            let is_blocked = live.iter().any(|link| link.is_blocked());
-            if live.len() == self.config.connections && !is_blocked {
+            // One that is blocked will be free again, and one that is worn will be replaced.
+            let may_change = |link: &Arc<Link>| link.is_blocked() || link.is_worn();
+            if live.len() == self.config.connections && !live.iter().any(may_change) {
                 return Err(ChannelError::Exhausted);
             }
             tokio::select! {
