@@ -122,6 +122,22 @@ async fn a_lost_connection_is_made_again_and_no_dead_channel_is_lent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_channel_that_was_idle_when_its_connection_was_lost_is_not_lent() {
+    let rabbit = Rabbit::shared().await;
+    let vhost = rabbit.vhost().await;
+    let proxy = Proxy::to(rabbit.amqp_addr()).await;
+    let cluster = quick(vhost.url_via(proxy.addr())).connect().await.unwrap();
+    let lent = join_all((0..4).map(|_| cluster.channels().get())).await;
+    let witness = lent.into_iter().map(Result::unwrap).next_back().unwrap();
+    assert_eq!(cluster.channels().status().idle, 3);
+    proxy.cut();
+    eventually("a channel notices", SOON, async || !witness.is_open()).await;
+    for lease in join_all((0..4).map(|_| cluster.channels().get())).await {
+        assert!(lease.unwrap().is_open());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_waiters_in_an_outage_cost_one_attempt_at_a_time_and_are_all_served() {
     let rabbit = Rabbit::shared().await;
     let vhost = rabbit.vhost().await;
