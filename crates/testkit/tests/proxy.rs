@@ -193,6 +193,20 @@ async fn a_cut_ends_open_connections_in_order_and_serves_new_ones() {
     assert_eq!(say(&mut connect(&proxy).await, b"new").await, b"new");
 }
 
+/// A socket that is closed with unread bytes in it sends a reset in place of an end.
+#[tokio::test]
+async fn a_cut_is_in_order_even_while_the_client_talks() {
+    let (proxy, mut client) = echoed().await;
+    proxy.black_hole_only(Direction::ToServer);
+    let chunk = [1; 64 * 1024];
+    while tokio::time::timeout(A_WHILE, client.write_all(&chunk))
+        .await
+        .is_ok()
+    {}
+    proxy.cut();
+    assert_eq!(read_to_end(&mut client).await.unwrap(), b"");
+}
+
 #[tokio::test]
 async fn a_reset_ends_open_connections_the_hard_way_and_serves_new_ones() {
     let (proxy, mut client) = echoed().await;

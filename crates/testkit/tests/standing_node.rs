@@ -3,18 +3,19 @@
 mod common;
 
 use std::env;
+use std::io::Write;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use common::{connect, declare_durable, publish};
 use wharf_testkit::rabbit::{Rabbit, SHARED_NODE, down, up};
 
 #[tokio::test]
 async fn a_standing_node_serves_until_it_is_taken_down_and_keeps_its_queues() {
-    let folder = tempfile::tempdir().unwrap();
-    let said = command(&["up", shown(folder.path())]);
+    let folder = Place(tempfile::tempdir().unwrap());
+    let said = command(&["up", shown(folder.0.path())]);
     let (url, setting) = said.trim().split_once('\n').unwrap();
-    assert_eq!(setting, format!("{SHARED_NODE}={}", shown(folder.path())));
+    assert_eq!(setting, format!("{SHARED_NODE}={}", shown(folder.0.path())));
 
     // The program has ended; the node is there.
     let client = connect(url).await;
@@ -22,39 +23,56 @@ async fn a_standing_node_serves_until_it_is_taken_down_and_keeps_its_queues() {
     publish(&client, "q", 2).await;
 
     // Bringing it up again finds it.
-    let rabbit = up(folder.path()).await.unwrap();
+    let rabbit = up(folder.0.path()).await.unwrap();
     assert_eq!(rabbit.url(), url);
     assert_eq!(rabbit.queue_depth("q").await, 2);
     let pid = rabbit.pid().unwrap();
     drop(rabbit);
     assert!(runs(pid), "a handle that is dropped ended a standing node");
 
-    assert!(down(folder.path()).await.unwrap());
+    assert!(down(folder.0.path()).await.unwrap());
     assert!(!runs(pid));
-    assert!(!down(folder.path()).await.unwrap());
+    assert!(!down(folder.0.path()).await.unwrap());
 
     // What was confirmed is there again.
-    let rabbit = up(folder.path()).await.unwrap();
+    let rabbit = up(folder.0.path()).await.unwrap();
     assert_ne!(rabbit.pid(), Some(pid));
     assert_eq!(rabbit.queue_depth("q").await, 2);
-    assert_eq!(command(&["down", shown(folder.path())]), "ended\n");
-    assert_eq!(command(&["down", shown(folder.path())]), "nothing ran\n");
+    assert_eq!(command(&["down", shown(folder.0.path())]), "ended\n");
+    assert_eq!(command(&["down", shown(folder.0.path())]), "nothing ran\n");
+}
+
+/// A folder whose node does not outlive a test that fails.
+struct Place(tempfile::TempDir);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut down = Command::new(env!("CARGO_BIN_EXE_wharf-rabbit"));
+        let _ = down.arg("down").arg(self.0.path()).output();
+    }
 }
 
 /// Numbers of processes are used again: a record that is left over must not end a stranger.
 #[tokio::test]
 async fn a_record_that_names_a_stranger_ends_nobody() {
     let folder = tempfile::tempdir().unwrap();
-    let mut stranger = Command::new("sleep").arg("1000").spawn().unwrap();
+    let mut stranger = Command::new("cat")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     let pid = stranger.id();
     let record = format!("epmd={pid}\nepmd_port=4369\nvm={pid}\nport=5672\n");
     std::fs::write(folder.path().join("node"), record).unwrap();
 
     assert!(!down(folder.path()).await.unwrap());
 
-    assert_eq!(stranger.try_wait().unwrap(), None, "the stranger was ended");
-    stranger.kill().unwrap();
-    stranger.wait().unwrap();
+    // A process that a signal is on the way to may still be in the list, but it says no more.
+    let mut input = stranger.stdin.take().unwrap();
+    let spoken = input.write_all(b"alive");
+    drop(input);
+    let said = stranger.wait_with_output().unwrap().stdout;
+    assert!(spoken.is_ok() && said == b"alive", "the stranger was ended");
 }
 
 /// Plays both parts: it starts a node, then runs itself again as a program that shall share it.

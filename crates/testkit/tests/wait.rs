@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::future::{pending, ready};
 use std::time::Duration;
 
+use tokio::time::Instant;
 use wharf_testkit::wait::{eventually, eventually_some, within};
 
 const BOUND: Duration = Duration::from_secs(5);
@@ -42,6 +43,18 @@ async fn a_condition_that_hangs_is_bounded_too() {
 #[should_panic(expected = "not within 5s: the end of time")]
 async fn a_future_that_takes_too_long_is_named() {
     within("the end of time", BOUND, pending::<()>()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bound_ends_the_wait_when_it_has_passed() {
+    let start = Instant::now();
+    let waiting = tokio::spawn(eventually("nothing", BOUND, || ready(false)));
+    assert!(waiting.await.unwrap_err().is_panic());
+    let waited = start.elapsed();
+    assert!(
+        waited >= BOUND && waited < BOUND + Duration::from_millis(50),
+        "{waited:?}"
+    );
 }
 
 #[tokio::test]

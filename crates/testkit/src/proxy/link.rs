@@ -3,13 +3,12 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
 use super::orders::{Direction, End, Orders, Traffic};
 use super::{Counts, Shared};
@@ -18,9 +17,6 @@ const CHUNK: usize = 16 * 1024;
 
 /// Chunks under way per direction: enough for full speed at a delay of a second.
 const UNDER_WAY: usize = 256;
-
-/// How long the far end may take to close after a cut, before its connection is dropped.
-const FAREWELL: Duration = Duration::from_secs(5);
 
 pub(super) struct Link {
     shared: Arc<Shared>,
@@ -45,7 +41,7 @@ impl Link {
     pub(super) async fn run(self, mut client: TcpStream) {
         let server = self.orders.borrow().server;
         let Ok(mut server) = TcpStream::connect(server).await else {
-            end(client, End::Reset);
+            end(client, End::Reset).await;
             return;
         };
         // Small frames must not wait for each other because a proxy stands between.
@@ -67,8 +63,8 @@ impl Link {
                 },
             }
         };
-        end(client, how);
-        end(server, how);
+        end(client, how).await;
+        end(server, how).await;
     }
 
     async fn told_to_end(&self) -> End {
@@ -200,23 +196,17 @@ fn passed(counts: &mut Counts, direction: Direction) -> &mut u64 {
 }
 
 /// Ends one side of a link.
-pub(super) fn end(stream: TcpStream, how: End) {
+pub(super) async fn end(mut stream: TcpStream, how: End) {
+    // Both fail on a socket that is gone already, which is what is wanted.
     match how {
         End::Reset => {
-            // Fails on a socket that is gone already, which is what is wanted.
             let _ = stream.set_zero_linger();
         }
+        // A socket that is closed with unread bytes in it sends a reset in place of an end.
         End::Cut => {
-            tokio::spawn(timeout(FAREWELL, part(stream)));
+            let _ = stream.shutdown().await;
         }
     }
-}
-
-/// Says goodbye and reads on until the far end closes: closing a socket that holds unread bytes
-/// would reset the connection.
-async fn part(mut stream: TcpStream) {
-    let _ = stream.shutdown().await;
-    let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
 }
 
 /// Counts a connection as open for as long as it lives.

@@ -277,11 +277,9 @@ fn admit(client: TcpStream, shared: &Arc<Shared>) {
     let door = orders.borrow().door;
     shared.count(|counts| counts.accepted += 1);
     match door {
-        Door::AcceptAndEnd(end) => link::end(client, end),
-        Door::Open | Door::Shut => {
-            tokio::spawn(Link::new(Arc::clone(shared), orders).run(client));
-        }
-    }
+        Door::AcceptAndEnd(end) => tokio::spawn(link::end(client, end)),
+        Door::Open | Door::Shut => tokio::spawn(Link::new(Arc::clone(shared), orders).run(client)),
+    };
 }
 
 impl Shared {

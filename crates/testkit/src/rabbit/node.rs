@@ -312,6 +312,8 @@ impl Node {
         let path = std::env::var("PATH").unwrap_or_default();
         let file = |name: &str| self.folder.join(name);
         command
+            // Where the virtual machine leaves its dumps when it crashes.
+            .current_dir(&self.folder)
             .env_clear()
             .env("PATH", format!("{path}:/usr/sbin:/usr/bin:/sbin:/bin"))
             .env("LANG", "C.UTF-8")
