@@ -52,7 +52,10 @@ pub(crate) fn tests(report: &mut Report, packages: &[&str]) {
                     .run()
             });
         } else if looked {
-            report.skip(name, "NOT RUN, there is no RabbitMQ: install rabbitmq-server");
+            report.skip(
+                name,
+                "NOT RUN, there is no RabbitMQ: install rabbitmq-server",
+            );
         }
     }
 }

@@ -1,9 +1,13 @@
 //! Channels to borrow.
 
 use std::{
+    any::Any,
     fmt,
     ops::Deref,
-    sync::{Arc, Weak},
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -26,11 +30,24 @@ pub type ChannelPool = Pool<ChannelManager>;
 pub struct Channel {
     channel: lapin::Channel,
     berth: Berth,
+    /// What somebody keeps for as long as the channel lives.
+    extension: OnceLock<Box<dyn Any + Send + Sync>>,
+    /// We have closed it, or tried to.
+    has_left: AtomicBool,
 }
 
 impl Channel {
     pub(crate) fn new(channel: lapin::Channel, berth: Berth) -> Self {
-        Self { channel, berth }
+        Self {
+            channel,
+            berth,
+            extension: OnceLock::new(),
+            has_left: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn extension(&self) -> &OnceLock<Box<dyn Any + Send + Sync>> {
+        &self.extension
     }
 
     /// Whether the channel and its connection are open, as far as is known.
@@ -42,9 +59,17 @@ impl Channel {
         &self.berth.link
     }
 
+    /// Closes the channel in order. The caller sets the bound.
+    pub(crate) async fn leave(&self) -> lapin::Result<()> {
+        self.has_left.store(true, Ordering::Relaxed);
+        self.channel.close(200, "OK".into()).await
+    }
+
     /// The broker closed this channel and not its connection.
     fn was_closed_alone(&self) -> bool {
-        !self.channel.status().connected() && self.berth.link.is_live()
+        !self.has_left.load(Ordering::Relaxed)
+            && !self.channel.status().connected()
+            && self.berth.link.is_live()
     }
 }
 
@@ -121,7 +146,7 @@ impl Manager for ChannelManager {
     async fn destroy(&self, channel: Channel) {
         if channel.is_open() && !channel.link().is_blocked() {
             // One that does not answer goes with its connection.
-            let _ = channel.close(200, "OK".into()).await;
+            let _ = channel.leave().await;
         }
     }
 

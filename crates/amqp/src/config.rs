@@ -7,6 +7,11 @@ use wharf::Backoff;
 use crate::endpoint::Endpoint;
 
 /// The settings of a [`Cluster`](crate::Cluster).
+///
+/// With the feature `serde` it can be read, as one of a
+/// [`ClientsConfig`](crate::ClientsConfig). An error names the field and no value, but a parser may
+/// add the line that it is on; a `ClientsConfig` keeps clear of that. It cannot be written, for it
+/// has a password.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Config {
@@ -88,5 +93,26 @@ impl From<String> for Password {
 impl fmt::Debug for Password {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("…")
+    }
+}
+
+/// A setting that was read and not understood. Its value is not repeated here.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {problem}")]
+#[non_exhaustive]
+pub struct SettingError {
+    /// The field. Empty if it is all of them.
+    pub field: String,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+impl SettingError {
+    #[cfg_attr(not(feature = "serde"), expect(dead_code, reason = "nothing is read"))]
+    pub(crate) fn new(field: &str, problem: impl Into<String>) -> Self {
+        Self {
+            field: field.to_owned(),
+            problem: problem.into(),
+        }
     }
 }

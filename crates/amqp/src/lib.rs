@@ -12,6 +12,18 @@
 //! - `rustls`: `amqps://`.
 
 // Each file imports only files below it in this list.
+pub mod clients;
+#[cfg(feature = "serde")]
+mod settings;
+
+pub mod consumer;
+
+pub mod publisher;
+
+mod message;
+
+pub mod topology;
+
 pub mod channels;
 mod cluster;
 mod config;
@@ -21,9 +33,15 @@ mod io;
 mod link;
 
 pub use channels::{Channel, ChannelPool};
+pub use clients::{Clients, ClientsConfig, ClientsError};
 pub use cluster::{BuildError, Builder, Cluster, State};
-pub use config::Config;
+pub use config::{Config, SettingError};
+pub use consumer::Consumer;
 pub use endpoint::{Endpoint, UriError};
 pub use error::{ChannelError, ConnectError};
+pub use topology::Topology;
+
+pub use message::{HeaderValue, InvalidMessage, Message};
+pub use publisher::{PublishError, Publisher, Receipt};
 
 pub use lapin;

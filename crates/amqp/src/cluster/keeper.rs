@@ -6,10 +6,10 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::{join_all, select_all};
+use futures_util::future::select_all;
 use tokio::{
     sync::{Notify, Semaphore, watch},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout_at},
 };
 
 use super::{
@@ -130,13 +130,16 @@ impl Dialler {
     }
 }
 
+/// One after the other, so that each knows what the connection was closed for if it was; all of
+/// them within the operation timeout.
 async fn prepare(cluster: &Shared, link: &Arc<Link>) {
-    let preparations = cluster.preparations();
-    let each = preparations
-        .iter()
-        .map(|preparation| preparation.prepare(link));
-    // What does not end in time says so itself.
-    let _ = timeout(cluster.config.operation_timeout, join_all(each)).await;
+    let deadline = Instant::now() + cluster.config.operation_timeout;
+    for preparation in cluster.preparations() {
+        if link.is_live() {
+            // What does not end in time says so itself.
+            let _ = timeout_at(deadline, preparation.prepare(link)).await;
+        }
+    }
 }
 
 /// Says how the cluster is when nothing is missing.

@@ -6,7 +6,7 @@ mod state;
 
 pub use state::State;
 
-pub(crate) use shared::Shared;
+pub(crate) use shared::{Prepare, Shared};
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -178,16 +178,13 @@ impl Builder {
         let cluster = self.connect_lazily()?;
         let mut state = cluster.watch();
         cluster.shared.want(Role::Publish);
-        let state = state
-            .wait_for(|state| !matches!(state, State::Connecting))
-            .await
-            .expect("the cluster has the sender")
-            .clone();
-        match state {
-            State::Down { cause, .. } | State::Closed { cause: Some(cause) } => {
-                Err(BuildError::Connect(cause))
+        let settled = state.wait_for(|state| !matches!(state, State::Connecting));
+        match settled.await.as_deref() {
+            Ok(State::Down { cause, .. } | State::Closed { cause: Some(cause) }) => {
+                Err(BuildError::Connect(Arc::clone(cause)))
             }
-            _ => Ok(cluster),
+            // The sender is the cluster's, so that it is there.
+            _ => Ok(cluster.clone()),
         }
     }
 

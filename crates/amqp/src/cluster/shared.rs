@@ -1,6 +1,7 @@
 //! What the handles of a cluster share: which connections there are, and who may have them.
 
 use std::{
+    any::Any,
     future::Future,
     pin::Pin,
     sync::{
@@ -22,7 +23,7 @@ use crate::{
 };
 
 /// Something to be done on every new connection before anybody else uses it.
-pub(crate) trait Prepare: Send + Sync {
+pub(crate) trait Prepare: Any + Send + Sync {
     /// Must end within the operation timeout; a connection that is lost meanwhile is noticed by
     /// the caller.
     fn prepare<'a>(&'a self, link: &'a Arc<Link>) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
@@ -117,12 +118,25 @@ impl Shared {
         }
     }
 
-    /// Has this done on every new connection, for as long as it is kept alive. Connections that
-    /// exist already are the caller's to see to.
-    pub(crate) fn prepare_with(&self, preparation: &Arc<dyn Prepare>) {
+    /// Has this done on every new connection, for as long as it is kept alive; or finds the one
+    /// that does the same. Connections that exist already are the caller's to see to.
+    pub(crate) fn prepare_once<P: Prepare>(
+        &self,
+        is_same: impl Fn(&P) -> bool,
+        make: impl FnOnce() -> Arc<P>,
+    ) -> Arc<P> {
         let mut preparations = lock(&self.preparations);
         preparations.retain(|other| other.strong_count() > 0);
-        preparations.push(Arc::downgrade(preparation));
+        let others = preparations.iter().filter_map(Weak::upgrade);
+        let mut others =
+            others.filter_map(|other| (other as Arc<dyn Any + Send + Sync>).downcast().ok());
+        if let Some(same) = others.find(|other| is_same(other)) {
+            return same;
+        }
+        let preparation = make();
+        let weak: Weak<P> = Arc::downgrade(&preparation);
+        preparations.push(weak);
+        preparation
     }
 
     /// Closes everything, waiting for the broker at most this long.

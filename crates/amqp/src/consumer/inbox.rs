@@ -1,0 +1,174 @@
+//! Deliveries that wait for somebody to process them: no more than the prefetch.
+
+use std::{
+    collections::VecDeque,
+    mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::Notify;
+
+use super::{
+    delivery::{Delivery, OpenDelivery},
+    registration::{Registration, Ticket},
+};
+
+#[derive(Debug, Default)]
+pub(super) struct Inbox {
+    /// Guards a look or a change. No ticket is dropped while it is held, for that takes the lock
+    /// of a ledger.
+    inner: Mutex<Inner>,
+    /// One permit for a delivery to be taken; whoever takes one passes it on if there are more.
+    arrivals: Notify,
+    idle: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    waiting: VecDeque<(Delivery, Ticket)>,
+    gate: Gate,
+    /// Deliveries taken and not settled.
+    taken: usize,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Gate {
+    #[default]
+    Open,
+    Paused,
+    /// For good.
+    Shut,
+}
+
+impl Inbox {
+    pub(super) fn push(&self, delivery: Delivery, ticket: Ticket) {
+        let mut inner = self.lock();
+        if inner.gate == Gate::Shut {
+            drop(inner);
+            drop(ticket);
+            return;
+        }
+        inner.waiting.push_back((delivery, ticket));
+        drop(inner);
+        self.arrivals.notify_one();
+    }
+
+    /// The next delivery, or none when there will be no more.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel-safe: what is taken is returned in the same poll.
+    pub(super) async fn take(self: &Arc<Self>) -> Option<OpenDelivery> {
+        loop {
+            let mut arrival = std::pin::pin!(self.arrivals.notified());
+            // From here on, whatever arrives is noticed.
+            arrival.as_mut().enable();
+            match self.try_take() {
+                Ok(Some(delivery)) => return Some(delivery),
+                Ok(None) => arrival.await,
+                Err(Ended) => return None,
+            }
+        }
+    }
+
+    fn try_take(self: &Arc<Self>) -> Result<Option<OpenDelivery>, Ended> {
+        let mut inner = self.lock();
+        match inner.gate {
+            Gate::Shut => return Err(Ended),
+            Gate::Paused => return Ok(None),
+            Gate::Open => {}
+        }
+        let Some((delivery, ticket)) = inner.waiting.pop_front() else {
+            return Ok(None);
+        };
+        inner.taken += 1;
+        let more = !inner.waiting.is_empty();
+        drop(inner);
+        if more {
+            self.arrivals.notify_one();
+        }
+        let place = Place(Arc::clone(self));
+        Ok(Some(OpenDelivery::new(delivery, ticket, place)))
+    }
+
+    pub(super) fn pause(&self) {
+        let mut inner = self.lock();
+        if inner.gate == Gate::Open {
+            inner.gate = Gate::Paused;
+        }
+    }
+
+    pub(super) fn resume(&self) {
+        let mut inner = self.lock();
+        if inner.gate == Gate::Paused {
+            inner.gate = Gate::Open;
+            drop(inner);
+            self.arrivals.notify_one();
+        }
+    }
+
+    pub(super) fn is_paused(&self) -> bool {
+        self.lock().gate == Gate::Paused
+    }
+
+    /// Lets nothing out or in any more. What waited is handed back.
+    pub(super) fn shut(&self) {
+        let mut inner = self.lock();
+        inner.gate = Gate::Shut;
+        let waiting = mem::take(&mut inner.waiting);
+        drop(inner);
+        drop(waiting);
+        self.arrivals.notify_waiters();
+    }
+
+    /// Hands back what came by this registration and has not been taken.
+    pub(super) fn hand_back(&self, registration: &Arc<Registration>) {
+        let mut inner = self.lock();
+        let waiting = mem::take(&mut inner.waiting);
+        let (back, keep): (VecDeque<_>, VecDeque<_>) = waiting
+            .into_iter()
+            .partition(|(_, ticket)| ticket.is_of(registration));
+        inner.waiting = keep;
+        drop(inner);
+        drop(back);
+    }
+
+    /// How many are taken and not settled.
+    pub(super) fn taken(&self) -> usize {
+        self.lock().taken
+    }
+
+    /// Until everything taken is settled.
+    pub(super) async fn settled(&self) {
+        loop {
+            let mut idle = std::pin::pin!(self.idle.notified());
+            idle.as_mut().enable();
+            if self.taken() == 0 {
+                return;
+            }
+            idle.await;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct Ended;
+
+/// One of those taken.
+#[derive(Debug)]
+pub(super) struct Place(Arc<Inbox>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut inner = self.0.lock();
+        inner.taken -= 1;
+        let last = inner.taken == 0;
+        drop(inner);
+        if last {
+            self.0.idle.notify_waiters();
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! The task of a consumer that subscribes, passes on what is delivered, and subscribes again after
+//! any loss.
+
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use futures_util::StreamExt;
+use tokio::{
+    sync::{oneshot, watch},
+    task::JoinSet,
+    time::{Instant, sleep, timeout},
+};
+
+use super::{
+    ConsumeError, ConsumerState,
+    inbox::Inbox,
+    registration::{Plan, Registration, lost},
+    state::Counters,
+};
+use crate::{cluster::Shared, io};
+
+/// A subscription that lived for so long was a success: the next attempt comes at once, and the
+/// pauses begin anew.
+const SUCCESS: Duration = Duration::from_secs(1);
+
+/// What the handles of a consumer, its keeper and its workers share.
+#[derive(Debug)]
+pub(super) struct Core {
+    pub(super) inbox: Arc<Inbox>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) state: watch::Sender<ConsumerState>,
+    pub(super) order: watch::Sender<Order>,
+}
+
+/// What the keeper is to do. It only ever goes on to the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Order {
+    Keep,
+    /// End the subscription; what is being processed may still be settled.
+    Leave,
+    /// Take no more verdicts.
+    Close,
+}
+
+impl Core {
+    pub(super) fn new(limit: Duration) -> Arc<Self> {
+        // Nobody sees it before the first subscription, except to learn why there was none.
+        let cause = Arc::new(ConsumeError::Timeout(limit));
+        let state = ConsumerState::Recovering { cause, attempt: 0 };
+        Arc::new(Self {
+            inbox: Arc::default(),
+            counters: Arc::default(),
+            state: watch::Sender::new(state),
+            order: watch::Sender::new(Order::Keep),
+        })
+    }
+
+    /// Nothing more is given out, and what waits is handed back.
+    pub(super) fn leave(&self) {
+        self.inbox.shut();
+        self.order(Order::Leave);
+    }
+
+    pub(super) fn order(&self, new: Order) {
+        self.order.send_if_modified(|order| {
+            let later = new > *order;
+            *order = new.max(*order);
+            later
+        });
+    }
+
+    pub(super) fn pause(&self) {
+        self.inbox.pause();
+        self.state.send_if_modified(|state| {
+            change(state, ConsumerState::is_running, ConsumerState::Paused)
+        });
+    }
+
+    pub(super) fn resume(&self) {
+        self.inbox.resume();
+        let paused = |state: &ConsumerState| matches!(state, ConsumerState::Paused);
+        self.state
+            .send_if_modified(|state| change(state, paused, ConsumerState::Running));
+    }
+
+    /// There is a subscription.
+    fn registered(&self) {
+        self.state.send_modify(|state| {
+            *state = if self.inbox.is_paused() {
+                ConsumerState::Paused
+            } else {
+                ConsumerState::Running
+            };
+        });
+    }
+}
+
+fn change(
+    state: &mut ConsumerState,
+    from: impl Fn(&ConsumerState) -> bool,
+    to: ConsumerState,
+) -> bool {
+    let applies = from(state);
+    if applies {
+        *state = to;
+    }
+    applies
+}
+
+pub(super) type Begun = oneshot::Sender<Result<(), ConsumeError>>;
+
+/// Keeps a subscription until it is told to leave, or cannot. Says whether the broker has had all
+/// verdicts of the last one.
+pub(super) async fn run(cluster: Arc<Shared>, core: Arc<Core>, plan: Plan, begun: Begun) -> bool {
+    let mut keeper = Keeper {
+        orders: core.order.subscribe(),
+        core,
+        cluster,
+        plan,
+        begun: Some(begun),
+        failures: 0,
+        registrations: Vec::new(),
+        acknowledging: JoinSet::new(),
+    };
+    let last = keeper.keep().await;
+    keeper.core.inbox.shut();
+    if let ConsumerState::Failed(_) = last {
+        // At once: what is still being processed may take its time.
+        keeper.core.state.send_replace(last);
+        keeper.see_off().await
+    } else {
+        let had_all = keeper.see_off().await;
+        keeper.core.state.send_replace(last);
+        had_all
+    }
+}
+
+struct Keeper {
+    cluster: Arc<Shared>,
+    core: Arc<Core>,
+    plan: Plan,
+    orders: watch::Receiver<Order>,
+    /// Until the first subscription.
+    begun: Option<Begun>,
+    /// Attempts since the last success.
+    failures: u32,
+    /// Those that may still have something to tell the broker.
+    registrations: Vec<Weak<Registration>>,
+    acknowledging: JoinSet<bool>,
+}
+
+impl Keeper {
+    async fn keep(&mut self) -> ConsumerState {
+        loop {
+            let Some(attempt) = self.attempt().await else {
+                self.reap();
+                return ConsumerState::Stopped;
+            };
+            let cause = match attempt {
+                Ok((registration, stream)) => {
+                    let began = Instant::now();
+                    self.begin(&registration);
+                    let Some(cause) = self.receive(&registration, stream).await else {
+                        return ConsumerState::Stopped;
+                    };
+                    if began.elapsed() >= SUCCESS {
+                        self.failures = 0;
+                        self.recover(cause);
+                        continue;
+                    }
+                    cause
+                }
+                Err(cause) if self.is_final(&cause) => return self.fail(cause),
+                Err(cause) => cause,
+            };
+            self.failures = self.failures.saturating_add(1);
+            self.recover(cause);
+            let pause = self.cluster.config.backoff.pause(self.failures);
+            tokio::select! {
+                () = told(&mut self.orders, Order::Leave) => {}
+                () = sleep(pause) => {}
+            }
+        }
+    }
+
+    /// One attempt to subscribe; none if it was told to leave.
+    async fn attempt(
+        &mut self,
+    ) -> Option<Result<(Arc<Registration>, lapin::Consumer), ConsumeError>> {
+        let opening = Registration::open(&self.cluster, &self.plan, &self.core.counters);
+        tokio::select! {
+            biased;
+            () = told(&mut self.orders, Order::Leave) => None,
+            opened = timeout(self.plan.limit, opening) => {
+                Some(opened.unwrap_or(Err(ConsumeError::Timeout(self.plan.limit))))
+            }
+        }
+    }
+
+    fn begin(&mut self, registration: &Arc<Registration>) {
+        self.registrations.retain(|old| old.strong_count() > 0);
+        self.registrations.push(Arc::downgrade(registration));
+        self.reap();
+        let task = Arc::clone(registration).acknowledge();
+        self.acknowledging.spawn_on(task, io::handle());
+        Counters::add(&self.core.counters.registrations, 1);
+        self.core.registered();
+        if let Some(begun) = self.begun.take() {
+            // Nobody waits if the start was given up; the order to leave follows.
+            let _ = begun.send(Ok(()));
+        }
+    }
+
+    /// Forgets how former registrations ended.
+    fn reap(&mut self) {
+        while self.acknowledging.try_join_next().is_some() {}
+    }
+
+    /// Passes on what is delivered. Says why there is no more; none if it was told to leave.
+    async fn receive(
+        &mut self,
+        registration: &Arc<Registration>,
+        mut stream: lapin::Consumer,
+    ) -> Option<ConsumeError> {
+        let mut health = registration.health();
+        let cause = loop {
+            tokio::select! {
+                biased;
+                () = told(&mut self.orders, Order::Leave) => break None,
+                message = stream.next() => match message {
+                    Some(Ok(message)) => self.pass_on(registration, message),
+                    // Not polled again: after this it has nothing to say (lapin 4.12).
+                    Some(Err(error)) => break Some(ConsumeError::Failed(error)),
+                    None => break Some(ConsumeError::Cancelled),
+                },
+                () = lost(&mut health) => break Some(ConsumeError::Lost),
+            }
+        };
+        let Some(cause) = cause else {
+            self.leave(registration, stream).await;
+            return None;
+        };
+        if matches!(cause, ConsumeError::Cancelled) {
+            // The channel is open: what is being processed can be acknowledged.
+            self.core.inbox.hand_back(registration);
+            registration.retire();
+        } else {
+            registration.bury();
+            self.core.inbox.hand_back(registration);
+        }
+        Some(cause)
+    }
+
+    fn pass_on(&self, registration: &Arc<Registration>, message: lapin::message::Delivery) {
+        Counters::add(&self.core.counters.delivered, 1);
+        let ticket = registration.deliver(message.delivery_tag);
+        self.core.inbox.push(message.into(), ticket);
+    }
+
+    /// Ends the subscription and hands back what nobody has begun to process.
+    async fn leave(&self, registration: &Arc<Registration>, mut stream: lapin::Consumer) {
+        if !registration.cancel(stream.tag()).await {
+            registration.bury();
+            return;
+        }
+        let rest = async {
+            while let Some(Ok(message)) = stream.next().await {
+                // The inbox is shut, and hands it back.
+                self.pass_on(registration, message);
+            }
+        };
+        // It is all there since the cancellation was answered.
+        let _ = timeout(self.plan.limit, rest).await;
+        registration.retire();
+    }
+
+    /// Waits for the last verdicts, for as long as they are taken.
+    async fn see_off(&mut self) -> bool {
+        let mut had_all = true;
+        let mut closing = false;
+        loop {
+            tokio::select! {
+                ended = self.acknowledging.join_next() => match ended {
+                    Some(ended) => had_all &= ended.unwrap_or(false),
+                    None => return had_all,
+                },
+                () = told(&mut self.orders, Order::Close), if !closing => {
+                    closing = true;
+                    let open = self.registrations.iter().filter_map(Weak::upgrade);
+                    open.for_each(|registration| registration.close());
+                }
+            }
+        }
+    }
+
+    fn recover(&mut self, cause: ConsumeError) {
+        self.core.state.send_replace(ConsumerState::Recovering {
+            cause: Arc::new(cause),
+            attempt: self.failures,
+        });
+    }
+
+    fn fail(&mut self, cause: ConsumeError) -> ConsumerState {
+        let shared = Arc::new(cause.clone());
+        if let Some(begun) = self.begun.take() {
+            let _ = begun.send(Err(cause));
+        }
+        ConsumerState::Failed(shared)
+    }
+
+    fn is_final(&self, cause: &ConsumeError) -> bool {
+        if self.begun.is_some() {
+            cause.is_final_at_start()
+        } else {
+            cause.is_final()
+        }
+    }
+}
+
+/// Until the order is this, or a later one.
+async fn told(orders: &mut watch::Receiver<Order>, order: Order) {
+    // The sender is in the core, which the keeper has.
+    let _ = orders.wait_for(|told| *told >= order).await;
+}

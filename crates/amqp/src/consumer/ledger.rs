@@ -1,0 +1,341 @@
+//! Which deliveries of one channel are open, and which frames tell the broker of those that are
+//! not. Knows no channel and no clock: both are arguments.
+//!
+//! Acknowledgements wait for company, so that one frame with `multiple` covers many (AMQP 0-9-1,
+//! `basic.ack`); they do not wait if nothing else is open, for then no company will come.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Outcome;
+
+/// How long an acknowledgement waits for company, at most.
+pub(super) const COMPANY: Duration = Duration::from_millis(2);
+
+/// What is to be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Frame {
+    /// Covers `count` deliveries, up to this one.
+    Ack {
+        tag: u64,
+        count: u64,
+    },
+    Nack {
+        tag: u64,
+        requeue: bool,
+    },
+}
+
+impl Frame {
+    /// How many deliveries it settles.
+    pub(super) fn count(self) -> u64 {
+        match self {
+            Self::Ack { count, .. } => count,
+            Self::Nack { .. } => 1,
+        }
+    }
+}
+
+/// When to come back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// At this time, or when woken.
+    At(Instant),
+    WhenWoken,
+    /// Everything is settled and sent, and nothing more will come.
+    End,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Slot {
+    Open,
+    /// Processed; its frame has not been sent.
+    Acked,
+}
+
+#[derive(Debug)]
+pub(super) struct Ledger {
+    /// Every delivery whose frame has not been sent, by tag: no more than the prefetch.
+    slots: BTreeMap<u64, Slot>,
+    refused: Vec<Frame>,
+    /// Slots that are acked.
+    acked: usize,
+    /// Since when the oldest of them waits, about.
+    since: Option<Instant>,
+    /// So many acked are reason enough for a frame.
+    batch: usize,
+    phase: Phase,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Live,
+    /// No more deliveries; those that are open may still be settled.
+    Retired,
+    /// What is acked is sent at once, and nothing is waited for.
+    Closing,
+    /// The channel is gone: nothing can be sent.
+    Dead,
+}
+
+impl Ledger {
+    pub(super) fn new(prefetch: u16) -> Self {
+        Self {
+            slots: BTreeMap::new(),
+            refused: Vec::new(),
+            acked: 0,
+            since: None,
+            // Half the prefetch stays on its way while the other half is acknowledged.
+            batch: usize::from(prefetch / 2).clamp(1, 64),
+            phase: Phase::Live,
+        }
+    }
+
+    pub(super) fn deliver(&mut self, tag: u64) {
+        if self.phase != Phase::Dead {
+            self.slots.insert(tag, Slot::Open);
+        }
+    }
+
+    /// Takes a verdict. Says whether the sender must be woken, or nothing if it is too late.
+    pub(super) fn settle(&mut self, tag: u64, outcome: Outcome, now: Instant) -> Option<bool> {
+        if matches!(self.phase, Phase::Dead | Phase::Closing) {
+            return None;
+        }
+        let slot = self.slots.get_mut(&tag)?;
+        debug_assert_eq!(*slot, Slot::Open, "bug: settled twice");
+        match outcome {
+            Outcome::Ack => {
+                *slot = Slot::Acked;
+                self.acked += 1;
+                let first = self.since.is_none();
+                self.since.get_or_insert(now);
+                Some(first || self.acked >= self.batch || self.nothing_is_open())
+            }
+            Outcome::Requeue | Outcome::Reject => {
+                self.slots.remove(&tag);
+                let requeue = outcome == Outcome::Requeue;
+                self.refused.push(Frame::Nack { tag, requeue });
+                Some(true)
+            }
+        }
+    }
+
+    /// What is to be sent now, in this order, and when to ask again.
+    pub(super) fn due(&mut self, now: Instant) -> (Vec<Frame>, Next) {
+        if self.phase == Phase::Dead {
+            return (Vec::new(), Next::End);
+        }
+        // Ahead of an acknowledgement that would cover them.
+        let mut frames = std::mem::take(&mut self.refused);
+        self.ack(now, &mut frames);
+        (frames, self.next())
+    }
+
+    fn ack(&mut self, now: Instant, frames: &mut Vec<Frame>) {
+        let waited = self.since.is_some_and(|since| now >= since + COMPANY);
+        let all = self.phase == Phase::Closing;
+        let due = all || waited || self.acked >= self.batch || self.nothing_is_open();
+        if self.acked == 0 || !due {
+            return;
+        }
+        let run = self.ack_run(frames);
+        // What is behind a delivery that is still open has one frame each, unless the open one is
+        // about to be settled: if anything moved, it probably is.
+        if all || (waited && !run) || self.acked >= self.batch {
+            self.ack_singly(frames);
+        }
+        self.since = (self.acked > 0).then_some(if run { now } else { self.since.unwrap_or(now) });
+    }
+
+    /// One frame for all that precede the first open one. Says whether there was any.
+    fn ack_run(&mut self, frames: &mut Vec<Frame>) -> bool {
+        let run = self.slots.iter();
+        let run = run.take_while(|(_, slot)| **slot == Slot::Acked);
+        let (mut last, mut count) = (0, 0);
+        for (tag, _) in run {
+            last = *tag;
+            count += 1;
+        }
+        if count == 0 {
+            return false;
+        }
+        self.slots = self.slots.split_off(&(last + 1));
+        self.acked -= count;
+        frames.push(Frame::Ack {
+            tag: last,
+            count: count as u64,
+        });
+        true
+    }
+
+    fn ack_singly(&mut self, frames: &mut Vec<Frame>) {
+        self.slots.retain(|tag, slot| {
+            if *slot == Slot::Acked {
+                frames.push(Frame::Ack {
+                    tag: *tag,
+                    count: 1,
+                });
+            }
+            *slot == Slot::Open
+        });
+        self.acked = 0;
+    }
+
+    fn next(&self) -> Next {
+        match self.phase {
+            Phase::Dead | Phase::Closing => Next::End,
+            Phase::Retired if self.slots.is_empty() => Next::End,
+            Phase::Live | Phase::Retired => self
+                .since
+                .map_or(Next::WhenWoken, |since| Next::At(since + COMPANY)),
+        }
+    }
+
+    fn nothing_is_open(&self) -> bool {
+        self.acked == self.slots.len()
+    }
+
+    /// No more deliveries will come.
+    pub(super) fn retire(&mut self) {
+        self.advance(Phase::Retired);
+    }
+
+    /// No more verdicts are taken. Says how many deliveries stay open.
+    pub(super) fn close(&mut self) -> usize {
+        self.advance(Phase::Closing);
+        self.slots.len() - self.acked
+    }
+
+    /// Nothing can be sent any more. Says how many verdicts never were.
+    pub(super) fn bury(&mut self) -> u64 {
+        let unsent = self.acked + self.refused.len();
+        self.advance(Phase::Dead);
+        self.slots.clear();
+        self.refused.clear();
+        self.acked = 0;
+        self.since = None;
+        unsent as u64
+    }
+
+    fn advance(&mut self, to: Phase) {
+        if (self.phase as u8) < to as u8 {
+            self.phase = to;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(prefetch: u16, deliveries: u64) -> (Ledger, Instant) {
+        let mut ledger = Ledger::new(prefetch);
+        for tag in 1..=deliveries {
+            ledger.deliver(tag);
+        }
+        (ledger, Instant::now())
+    }
+
+    fn ack(tag: u64, count: u64) -> Frame {
+        Frame::Ack { tag, count }
+    }
+
+    #[test]
+    fn a_lone_delivery_is_acknowledged_at_once() {
+        let (mut ledger, now) = of(100, 1);
+        assert_eq!(ledger.settle(1, Outcome::Ack, now), Some(true));
+        assert_eq!(ledger.due(now), (vec![ack(1, 1)], Next::WhenWoken));
+    }
+
+    #[test]
+    fn in_company_one_frame_covers_a_batch() {
+        let (mut ledger, now) = of(20, 20);
+        for tag in 1..10 {
+            assert_eq!(ledger.settle(tag, Outcome::Ack, now), Some(tag == 1));
+            assert_eq!(ledger.due(now).0, []);
+        }
+        assert_eq!(ledger.settle(10, Outcome::Ack, now), Some(true));
+        assert_eq!(ledger.due(now).0, [ack(10, 10)]);
+    }
+
+    #[test]
+    fn without_a_batch_they_go_when_their_time_has_come() {
+        let (mut ledger, now) = of(100, 3);
+        ledger.settle(1, Outcome::Ack, now);
+        assert_eq!(ledger.due(now), (vec![], Next::At(now + COMPANY)));
+        assert_eq!(ledger.due(now + COMPANY).0, [ack(1, 1)]);
+    }
+
+    /// `multiple` must never cover a delivery that is still being processed.
+    #[test]
+    fn no_frame_covers_an_open_delivery() {
+        let (mut ledger, now) = of(100, 5);
+        for tag in [1, 2, 4, 5] {
+            ledger.settle(tag, Outcome::Ack, now);
+        }
+        let later = now + COMPANY;
+        assert_eq!(ledger.due(later).0, [ack(2, 2)]);
+        let later = later + COMPANY;
+        assert_eq!(ledger.due(later).0, [ack(4, 1), ack(5, 1)]);
+        ledger.settle(3, Outcome::Ack, later);
+        assert_eq!(ledger.due(later).0, [ack(3, 1)]);
+    }
+
+    #[test]
+    fn a_handler_that_hangs_holds_up_no_other_and_the_ledger_stays_small() {
+        let (mut ledger, now) = of(10, 1);
+        for tag in 2..10_000 {
+            ledger.deliver(tag);
+            ledger.settle(tag, Outcome::Ack, now);
+            ledger.due(now);
+            assert!(ledger.slots.len() <= 10);
+        }
+    }
+
+    /// The broker closes the channel for an acknowledgement of what it no longer holds.
+    #[test]
+    fn what_is_refused_is_told_before_an_acknowledgement_that_covers_it() {
+        let (mut ledger, now) = of(100, 3);
+        ledger.settle(1, Outcome::Ack, now);
+        ledger.settle(3, Outcome::Ack, now);
+        ledger.settle(2, Outcome::Reject, now);
+        let nack = Frame::Nack {
+            tag: 2,
+            requeue: false,
+        };
+        assert_eq!(ledger.due(now), (vec![nack, ack(3, 2)], Next::WhenWoken));
+    }
+
+    #[test]
+    fn a_retired_ledger_ends_with_its_last_delivery() {
+        let (mut ledger, now) = of(100, 2);
+        ledger.retire();
+        ledger.settle(1, Outcome::Ack, now);
+        assert!(matches!(ledger.due(now).1, Next::At(_)));
+        ledger.settle(2, Outcome::Requeue, now);
+        assert_eq!(ledger.due(now).1, Next::End);
+    }
+
+    #[test]
+    fn a_closing_ledger_sends_what_was_processed_and_takes_no_more() {
+        let (mut ledger, now) = of(100, 4);
+        ledger.settle(1, Outcome::Ack, now);
+        ledger.settle(3, Outcome::Ack, now);
+        assert_eq!(ledger.close(), 2);
+        assert_eq!(ledger.settle(2, Outcome::Ack, now), None);
+        assert_eq!(ledger.due(now), (vec![ack(1, 1), ack(3, 1)], Next::End));
+    }
+
+    #[test]
+    fn a_buried_ledger_tells_of_verdicts_that_were_never_sent() {
+        let (mut ledger, now) = of(100, 4);
+        ledger.settle(1, Outcome::Ack, now);
+        ledger.settle(2, Outcome::Requeue, now);
+        assert_eq!(ledger.bury(), 2);
+        assert_eq!(ledger.settle(3, Outcome::Ack, now), None);
+        assert_eq!(ledger.due(now), (vec![], Next::End));
+    }
+}

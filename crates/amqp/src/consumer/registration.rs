@@ -1,0 +1,304 @@
+//! One subscription: a channel of its own, what was delivered on it, and the task that tells the
+//! broker what became of that. A delivery is settled on the channel it came by or not at all.
+
+use std::{
+    fmt,
+    future::{self, Future},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::Poll,
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use lapin::{
+    options::{
+        BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
+    },
+    types::{FieldTable, ShortString},
+};
+use tokio::{
+    sync::{Notify, watch},
+    time::{Instant, sleep_until, timeout},
+};
+
+use super::{
+    ConsumeError, Outcome, Stale,
+    ledger::{Frame, Ledger, Next},
+    state::Counters,
+};
+use crate::{
+    channels::Channel,
+    cluster::Shared,
+    link::{Health, Link, Role},
+};
+
+/// What to subscribe to, each time anew.
+pub(super) struct Plan {
+    pub(super) queue: Box<dyn Whereabouts>,
+    pub(super) tag: ShortString,
+    pub(super) prefetch: u16,
+    pub(super) exclusive: bool,
+    pub(super) arguments: FieldTable,
+    /// For each call to the broker.
+    pub(super) limit: Duration,
+}
+
+/// Says which queue a registration is for, and on which connection. A queue that the broker names
+/// is another after each reconnection, and can be consumed on its own connection only; whoever
+/// declares such queues says here where the last one is. Nobody does so yet: consumers are of
+/// queues with a name.
+pub(super) trait Whereabouts: Send + Sync {
+    /// An error counts as one of the registration: what is not final is tried again.
+    fn queue(&self) -> Result<QueuePlace, ConsumeError>;
+}
+
+pub(super) struct QueuePlace {
+    pub(super) name: ShortString,
+    /// None: any will do.
+    pub(super) link: Option<Arc<Link>>,
+}
+
+impl Whereabouts for ShortString {
+    fn queue(&self) -> Result<QueuePlace, ConsumeError> {
+        let (name, link) = (self.clone(), None);
+        Ok(QueuePlace { name, link })
+    }
+}
+
+pub(super) struct Registration {
+    channel: Channel,
+    /// Held for a look or a change, never across an await.
+    ledger: Mutex<Ledger>,
+    /// Wakes [`acknowledge`](Self::acknowledge).
+    wake: Notify,
+    counters: Arc<Counters>,
+    limit: Duration,
+}
+
+impl Registration {
+    /// Subscribes on a new channel. The caller sets the bound.
+    pub(super) async fn open(
+        cluster: &Shared,
+        plan: &Plan,
+        counters: &Arc<Counters>,
+    ) -> Result<(Arc<Self>, lapin::Consumer), ConsumeError> {
+        let place = plan.queue.queue()?;
+        let link = match place.link {
+            Some(link) => link,
+            // As many as the broker allows: idle consumers cost their connection nothing.
+            None => cluster.link(Role::Consume, usize::MAX).await?,
+        };
+        let (channel, berth) = link.open(false, plan.limit).await?;
+        let channel = Channel::new(channel, berth);
+        // Per consumer (RabbitMQ: consumer prefetch).
+        let qos = BasicQosOptions { global: false };
+        let qos = channel.basic_qos(plan.prefetch, qos).await;
+        qos.map_err(ConsumeError::refusal)?;
+        let options = BasicConsumeOptions {
+            exclusive: plan.exclusive,
+            ..BasicConsumeOptions::default()
+        };
+        let (tag, arguments) = (plan.tag.clone(), plan.arguments.clone());
+        let stream = channel
+            .basic_consume(place.name, tag, options, arguments)
+            .await
+            .map_err(ConsumeError::refusal)?;
+        let registration = Arc::new(Self {
+            channel,
+            ledger: Mutex::new(Ledger::new(plan.prefetch)),
+            wake: Notify::new(),
+            counters: Arc::clone(counters),
+            limit: plan.limit,
+        });
+        Ok((registration, stream))
+    }
+
+    pub(super) fn deliver(self: &Arc<Self>, tag: u64) -> Ticket {
+        self.ledger().deliver(tag);
+        Ticket {
+            registration: Arc::clone(self),
+            tag,
+            settled: false,
+        }
+    }
+
+    pub(super) fn health(&self) -> watch::Receiver<Health> {
+        self.channel.link().health()
+    }
+
+    /// Has the broker deliver no more.
+    pub(super) async fn cancel(&self, tag: ShortString) -> bool {
+        let cancel = self
+            .channel
+            .basic_cancel(tag, BasicCancelOptions::default());
+        matches!(timeout(self.limit, cancel).await, Ok(Ok(())))
+    }
+
+    /// There will be no more deliveries; the channel is closed when the last is settled.
+    pub(super) fn retire(&self) {
+        self.ledger().retire();
+        self.wake.notify_one();
+    }
+
+    /// Takes no more verdicts: the channel is closed when the last is sent, and the broker gets
+    /// back what is open.
+    pub(super) fn close(&self) {
+        self.ledger().close();
+        self.wake.notify_one();
+    }
+
+    /// The channel is gone.
+    pub(super) fn bury(&self) {
+        let unsent = self.ledger().bury();
+        Counters::add(&self.counters.stale, unsent);
+        self.wake.notify_one();
+    }
+
+    fn settle(&self, tag: u64, outcome: Outcome) -> Result<(), Stale> {
+        if !self.channel.is_open() {
+            self.bury();
+            return Err(Stale);
+        }
+        let wake = self.ledger().settle(tag, outcome, Instant::now());
+        if wake.ok_or(Stale)? {
+            self.wake.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Tells the broker what became of the deliveries until none is left and no more come, and
+    /// closes the channel. Says whether the broker has had it all.
+    pub(super) async fn acknowledge(self: Arc<Self>) -> bool {
+        let mut health = self.health();
+        loop {
+            let (frames, next) = self.ledger().due(Instant::now());
+            if !self.send(&frames).await {
+                self.bury();
+            } else if next == Next::End {
+                return self.leave().await;
+            } else if frames.is_empty() {
+                tokio::select! {
+                    () = self.wake.notified() => {}
+                    () = until(next) => {}
+                    () = lost(&mut health) => self.bury(),
+                }
+            }
+        }
+    }
+
+    async fn leave(&self) -> bool {
+        // Its answer comes after everything sent before was read.
+        let close = self.channel.leave();
+        self.channel.is_open() && matches!(timeout(self.limit, close).await, Ok(Ok(())))
+    }
+
+    /// Writes the frames, in this order. Says whether all were written.
+    async fn send(&self, frames: &[Frame]) -> bool {
+        let mut writes = Vec::new();
+        for frame in frames {
+            let mut write = Box::pin(self.write(*frame));
+            // The first poll puts the frame in its place on the channel.
+            match future::poll_fn(|context| Poll::Ready(write.as_mut().poll(context))).await {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_)) => return false,
+                Poll::Pending => writes.push(write),
+            }
+        }
+        let written = timeout(self.limit, join_all(writes)).await;
+        written.is_ok_and(|writes| writes.iter().all(Result::is_ok))
+    }
+
+    async fn write(&self, frame: Frame) -> lapin::Result<()> {
+        let written = match frame {
+            Frame::Ack { tag, count } => {
+                let multiple = count > 1;
+                let ack = BasicAckOptions { multiple };
+                self.channel.basic_ack(tag, ack).await
+            }
+            Frame::Nack { tag, requeue } => {
+                let nack = BasicNackOptions {
+                    multiple: false,
+                    requeue,
+                };
+                self.channel.basic_nack(tag, nack).await
+            }
+        };
+        self.count(frame, written.is_ok());
+        written
+    }
+
+    fn count(&self, frame: Frame, written: bool) {
+        let counters = &self.counters;
+        let counter = match frame {
+            _ if !written => &counters.stale,
+            Frame::Ack { .. } => &counters.acked,
+            Frame::Nack { requeue: true, .. } => &counters.requeued,
+            Frame::Nack { requeue: false, .. } => &counters.rejected,
+        };
+        Counters::add(counter, frame.count());
+        if written && matches!(frame, Frame::Ack { .. }) {
+            Counters::add(&counters.ack_frames, 1);
+        }
+    }
+
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Registration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registration")
+            .field("channel", &self.channel)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Until the connection is lost.
+pub(super) async fn lost(health: &mut watch::Receiver<Health>) {
+    // Without a sender it is gone, too.
+    let _ = health.wait_for(|health| *health == Health::Lost).await;
+}
+
+async fn until(next: Next) {
+    match next {
+        Next::At(time) => sleep_until(time).await,
+        Next::WhenWoken | Next::End => future::pending().await,
+    }
+}
+
+/// The right to settle one delivery, once. Dropped, it requeues.
+#[derive(Debug)]
+pub(super) struct Ticket {
+    registration: Arc<Registration>,
+    tag: u64,
+    settled: bool,
+}
+
+impl Ticket {
+    pub(super) fn settle(mut self, outcome: Outcome) -> Result<(), Stale> {
+        self.settled = true;
+        let settled = self.registration.settle(self.tag, outcome);
+        if settled.is_err() {
+            Counters::add(&self.registration.counters.stale, 1);
+        }
+        settled
+    }
+
+    pub(super) fn is_stale(&self) -> bool {
+        !self.registration.channel.is_open()
+    }
+
+    pub(super) fn is_of(&self, registration: &Arc<Registration>) -> bool {
+        Arc::ptr_eq(&self.registration, registration)
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if !self.settled {
+            // If its channel is gone, the broker has it back already.
+            let _ = self.registration.settle(self.tag, Outcome::Requeue);
+        }
+    }
+}

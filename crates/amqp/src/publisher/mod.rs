@@ -1,0 +1,255 @@
+//! Publishing with a verdict for each message.
+
+mod again;
+mod collector;
+mod entry;
+mod outcome;
+mod window;
+
+pub use outcome::{PublishError, Receipt, Unresolved};
+
+use std::{
+    fmt,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout, timeout_at},
+};
+
+use crate::{cluster::Cluster, message::Message};
+use entry::Entry;
+use window::Home;
+
+/// Publishes messages and says what became of each. Clones are handles to the same.
+///
+/// Messages of many tasks share a few channels, and wait for the broker's word together. When a
+/// channel or connection is lost, messages without a verdict are sent again under the same id, so
+/// that a consumer can tell the copies: delivery is at least once.
+///
+/// At most `window` messages and `window_bytes` of bodies are under way at a time. A message that
+/// was reported [`Unknown`](Receipt::Unknown) at its deadline keeps its share until its verdict
+/// comes after all or its channel ends, so memory is bounded whatever the broker does.
+///
+/// Publishing through [`Cluster::confirm_channels`] besides is fine for messages that are not
+/// mandatory: lapin hands a returned message to any confirm of the channel.
+#[derive(Clone)]
+pub struct Publisher {
+    home: Arc<Home>,
+    mandatory: bool,
+    /// Bytes of properties that fit into a frame.
+    room: usize,
+    /// The connections live as long as the publisher.
+    _cluster: Cluster,
+}
+
+impl Publisher {
+    /// Begins to build one.
+    pub fn builder(cluster: &Cluster) -> PublisherBuilder {
+        PublisherBuilder {
+            cluster: cluster.clone(),
+            window: 1024,
+            window_bytes: 64 << 20,
+            deadline: Duration::from_secs(30),
+            mandatory: true,
+        }
+    }
+
+    /// Publishes a message and waits for its verdict, until the deadline at most.
+    ///
+    /// # Errors
+    ///
+    /// [`PublishError`]: it is certain that no queue has the message.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before the message was handed to a connection, nothing is sent. Dropped later, the
+    /// message is seen through without the caller, and counted.
+    #[allow(clippy::missing_panics_doc, reason = "every message is answered")]
+    pub async fn publish(&self, message: Message) -> Result<Receipt, PublishError> {
+        let limit = self.home.deadline;
+        let deadline = Instant::now() + limit;
+        let entering = self.home.enter(message.weight());
+        let bytes = match timeout_at(deadline, entering).await {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => return Err(PublishError::Closed(Box::new(message))),
+            Err(_) => {
+                let message = Box::new(message);
+                return Err(PublishError::WindowFull { limit, message });
+            }
+        };
+        let packed = match message.pack(self.mandatory, self.room) {
+            Ok(packed) => Arc::new(packed),
+            Err(invalid) => {
+                self.home.release(bytes);
+                return Err(invalid.into());
+            }
+        };
+        self.home.counts.published.fetch_add(1, Ordering::Relaxed);
+        let (answer, verdict) = oneshot::channel();
+        let entry = Entry {
+            home: Arc::clone(&self.home),
+            mandatory: packed.mandatory,
+            id: packed.id.to_string(),
+            message: Some(packed),
+            bytes,
+            deadline,
+            republished: 0,
+            doubtful: false,
+            exceptions: 0,
+            handed: false,
+            answer: Some(answer),
+        };
+        again::place(entry).await;
+        verdict.await.expect("bug: every message is answered")
+    }
+
+    /// Waits until every message published before has its verdict. Those published meanwhile wait.
+    ///
+    /// # Errors
+    ///
+    /// [`Unresolved`] after `limit`.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel-safe.
+    pub async fn flush(&self, limit: Duration) -> Result<(), Unresolved> {
+        let drained = timeout(limit, self.home.drained()).await;
+        drained.map_err(|_| Unresolved {
+            count: self.stats().in_flight,
+        })
+    }
+
+    /// Takes no more messages, and waits for the verdicts of those it has. Affects all clones.
+    ///
+    /// # Errors
+    ///
+    /// [`Unresolved`] after `limit`: these have no verdict. Their callers get theirs in time.
+    ///
+    /// # Cancel safety
+    ///
+    /// Closed by the first poll.
+    pub async fn close_within(&self, limit: Duration) -> Result<(), Unresolved> {
+        self.home.closed.store(true, Ordering::Relaxed);
+        let flushed = self.flush(limit).await;
+        self.home.shut();
+        flushed
+    }
+
+    /// What became of its messages so far.
+    pub fn stats(&self) -> PublisherStats {
+        let counts = &self.home.counts;
+        PublisherStats {
+            published: counts.published.load(Ordering::Relaxed),
+            confirmed: counts.confirmed.load(Ordering::Relaxed),
+            returned: counts.returned.load(Ordering::Relaxed),
+            rejected: counts.rejected.load(Ordering::Relaxed),
+            unknown: counts.unknown.load(Ordering::Relaxed),
+            failed: counts.failed.load(Ordering::Relaxed),
+            republished: counts.republished.load(Ordering::Relaxed),
+            in_flight: counts.in_flight.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl fmt::Debug for Publisher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Publisher")
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What became of a publisher's messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct PublisherStats {
+    /// Messages that got a place in the window.
+    pub published: u64,
+    /// See [`Receipt::Confirmed`].
+    pub confirmed: u64,
+    /// See [`Receipt::Returned`].
+    pub returned: u64,
+    /// See [`Receipt::Rejected`].
+    pub rejected: u64,
+    /// See [`Receipt::Unknown`].
+    pub unknown: u64,
+    /// Certainly not sent: see [`PublishError`].
+    pub failed: u64,
+    /// Copies sent because the fate of an earlier one was unknown.
+    pub republished: u64,
+    /// Messages that hold a share of the window.
+    pub in_flight: u64,
+}
+
+/// Builds a [`Publisher`].
+#[derive(Debug, Clone)]
+#[must_use = "a builder does nothing until it builds"]
+pub struct PublisherBuilder {
+    cluster: Cluster,
+    window: u32,
+    window_bytes: u32,
+    deadline: Duration,
+    mandatory: bool,
+}
+
+impl PublisherBuilder {
+    /// How many messages may be under way. Default 1,024; 0 counts as 1.
+    pub fn window(mut self, messages: u32) -> Self {
+        self.window = messages.clamp(1, u32::MAX >> 3);
+        self
+    }
+
+    /// How many bytes of bodies may be under way; a larger message takes the whole window. Default
+    /// 64 MiB; 0 counts as 1.
+    pub fn window_bytes(mut self, bytes: u32) -> Self {
+        self.window_bytes = bytes.clamp(1, u32::MAX >> 3);
+        self
+    }
+
+    /// How long a message may take from the call to its verdict. Default 30 s.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// Whether messages that say nothing about it are mandatory. Default true.
+    pub fn mandatory(mut self, mandatory: bool) -> Self {
+        self.mandatory = mandatory;
+        self
+    }
+
+    /// Builds it. Connections are made when the first message needs them.
+    ///
+    /// # Errors
+    ///
+    /// None so far.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel-safe.
+    #[allow(
+        clippy::unused_async,
+        reason = "what is declared first will be awaited"
+    )]
+    pub async fn build(self) -> Result<Publisher, PublishError> {
+        // An agreed frame size is at most what RabbitMQ offers by default.
+        let frame = match self.cluster.shared().config.frame_max {
+            0 => 131_072,
+            most => most.min(131_072),
+        };
+        Ok(Publisher {
+            home: Arc::new(Home::new(
+                self.cluster.confirm_channels().clone(),
+                self.window,
+                self.window_bytes,
+                self.deadline,
+            )),
+            _cluster: self.cluster.clone(),
+            mandatory: self.mandatory,
+            room: frame as usize - 8,
+        })
+    }
+}
