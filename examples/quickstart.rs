@@ -44,7 +44,7 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     };
     // Kept until the end: the broker goes with it.
     let (_rabbit, url) = broker().await?;
-    let proxy = Proxy::to(address(&url)?).await;
+    let proxy = Arc::new(Proxy::to(address(&url)?).await);
     let cluster = Cluster::builder([through(&proxy, &url)?])
         .name("quickstart")
         .connect()
@@ -72,7 +72,11 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
         let queue = queue.clone();
         tasks.spawn(async move { course.publish(task, &publisher, &queue).await });
     }
-    let shown = tokio::spawn(show(Arc::clone(&course), cluster.clone(), proxy));
+    let shown = tokio::spawn(show(
+        Arc::clone(&course),
+        cluster.clone(),
+        Arc::clone(&proxy),
+    ));
     while let Some(ended) = tasks.join_next().await {
         ended?;
     }
@@ -229,7 +233,7 @@ impl Course {
 }
 
 /// Shows how it goes, and cuts the connection on the way.
-async fn show(course: Arc<Course>, cluster: Cluster, proxy: Proxy) -> u64 {
+async fn show(course: Arc<Course>, cluster: Cluster, proxy: Arc<Proxy>) -> u64 {
     let bar = ProgressBar::new(course.messages);
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} consumed  {msg}");
     bar.set_style(style.expect("a valid template"));
