@@ -179,7 +179,7 @@ fn stress(
 async fn still_works(pool: &Pool<Forge>, books: &Books) {
     books.calm.store(true, SeqCst);
     let bound = 5;
-    books.ceiling.store(MOST, SeqCst);
+    *books.ceiling.lock().unwrap() = MOST;
     pool.resize(bound).unwrap();
     let mut leases = Vec::new();
     while leases.len() < bound {
@@ -387,13 +387,13 @@ async fn resize(
     while !done.load(SeqCst) {
         let next = random.usize(LEAST..=MOST);
         if next > bound {
-            books.ceiling.store(next, SeqCst);
+            *books.ceiling.lock().unwrap() = next;
         }
         pool.resize(next).unwrap();
         while pool.status().active() > next {
             yield_now().await;
         }
-        books.ceiling.store(next, SeqCst);
+        *books.ceiling.lock().unwrap() = next;
         bound = next;
         for _ in 0..random.u8(..) {
             yield_now().await;
@@ -413,7 +413,7 @@ struct Books {
     /// Nothing fails any more.
     calm: AtomicBool,
     /// The most that may live at once.
-    ceiling: AtomicUsize,
+    ceiling: Mutex<usize>,
     /// Created and being created, until they are destroyed or detached. Added ones are not among
     /// them, because they live before the pool has taken them.
     live: AtomicUsize,
@@ -439,7 +439,7 @@ impl Books {
             reset_fails: plan.reset_fails,
             is_dead: plan.is_dead,
             calm: AtomicBool::new(false),
-            ceiling: AtomicUsize::new(MOST),
+            ceiling: Mutex::new(MOST),
             live: AtomicUsize::new(0),
             existing: AtomicUsize::new(0),
             next_id: AtomicUsize::new(0),
@@ -609,8 +609,10 @@ impl Lump {
     fn new(books: &Arc<Books>, counts: bool) -> Self {
         books.existing.fetch_add(1, SeqCst);
         if counts {
-            let live = books.live.fetch_add(1, SeqCst) + 1;
-            let ceiling = books.ceiling.load(SeqCst);
+            // Counted and compared in one step: between two, the ceiling may be lowered for a count
+            // that was right under the old one.
+            let ceiling = books.ceiling.lock().unwrap();
+            let (live, ceiling) = (books.live.fetch_add(1, SeqCst) + 1, *ceiling);
             if live > ceiling {
                 books.complain(format_args!("{live} at once, of {ceiling}"));
             }
