@@ -14,7 +14,7 @@ use std::{
 use wharf::{Backoff, Failure, Manager, Pool};
 
 use crate::{
-    cluster::Shared,
+    connections::Shared,
     error::ChannelError,
     link::{Berth, Link, Role},
 };

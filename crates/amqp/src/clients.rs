@@ -6,8 +6,9 @@ use futures_util::future::join_all;
 use thiserror::Error;
 
 use crate::{
-    cluster::{BuildError, Cluster, State},
+    cluster::{BuildError, Cluster},
     config::{Config, SettingError},
+    connections::State,
     error::ConnectError,
     link::Role,
 };

@@ -16,7 +16,8 @@ use wharf::Backoff;
 
 use crate::{
     config::{Config, SettingError},
-    endpoint::{self, Endpoint},
+    endpoint::Endpoint,
+    uri,
 };
 
 /// Whatever was written.
@@ -112,7 +113,7 @@ fn of_hosts(fields: &Fields) -> Result<Config, SettingError> {
             return wrong(name, "is in the URIs, too");
         }
     }
-    endpoint::read(&hosts).map_err(|error| SettingError::new("hosts", error.to_string()))
+    uri::read(&hosts).map_err(|error| SettingError::new("hosts", error.to_string()))
 }
 
 /// Whether a URI has its own word on a setting.

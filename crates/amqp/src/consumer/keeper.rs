@@ -19,7 +19,7 @@ use super::{
     registration::{Plan, Registration, lost},
     state::Counters,
 };
-use crate::{cluster::Shared, io};
+use crate::{connections::Shared, io};
 
 /// A subscription that lived for so long was a success: the next attempt comes at once, and the
 /// pauses begin anew.

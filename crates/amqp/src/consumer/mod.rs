@@ -39,10 +39,7 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-use crate::{
-    cluster::{Cluster, Shared},
-    io,
-};
+use crate::{cluster::Cluster, connections::Shared, io};
 use keeper::{Core, Order};
 use registration::Plan;
 

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     channels::Channel,
-    cluster::Shared,
+    connections::Shared,
     link::{Health, Link, Role},
 };
 

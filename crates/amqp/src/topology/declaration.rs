@@ -24,7 +24,8 @@ use super::{
     pass::{Names, Pass},
 };
 use crate::{
-    cluster::{Cluster, Prepare, Shared, State},
+    cluster::Cluster,
+    connections::{Prepare, Shared, State},
     error::ChannelError,
     io,
     link::{Health, Link, Role},

@@ -54,7 +54,7 @@ struct RoleLinks {
 }
 
 impl Shared {
-    pub(super) fn new(config: Config) -> Arc<Self> {
+    pub(crate) fn new(config: Config) -> Arc<Self> {
         let shared = Arc::new(Self {
             state: watch::Sender::new(State::Connecting),
             arrivals: watch::Sender::new(0),
@@ -140,7 +140,7 @@ impl Shared {
     }
 
     /// Closes everything, waiting for the broker at most this long.
-    pub(super) async fn close(&self, limit: Duration) {
+    pub(crate) async fn close(&self, limit: Duration) {
         self.end(State::Closed { cause: None });
         let links = Role::ALL.iter().flat_map(|role| self.take(*role));
         let farewells = links.map(|link| async move { link.close(limit).await });

@@ -1,13 +1,5 @@
 //! The connections to a broker, as users see them.
 
-mod keeper;
-mod shared;
-mod state;
-
-pub use state::State;
-
-pub(crate) use shared::{Prepare, Shared};
-
 use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::sync::watch;
@@ -16,9 +8,11 @@ use wharf::Backoff;
 use crate::{
     channels::{self, ChannelPool},
     config::Config,
-    endpoint::{self, Endpoint, UriError},
+    connections::{Shared, State},
+    endpoint::Endpoint,
     error::ConnectError,
     link::Role,
+    uri::{self, UriError},
 };
 
 /// The connections to one broker, which may have several nodes. Clones are handles to the same.
@@ -45,7 +39,7 @@ impl Cluster {
     pub fn builder<U: Into<String>>(uris: impl IntoIterator<Item = U>) -> Builder {
         let uris: Vec<String> = uris.into_iter().map(Into::into).collect();
         Builder {
-            config: endpoint::read(&uris),
+            config: uri::read(&uris),
         }
     }
 
