@@ -38,3 +38,14 @@ pub(crate) fn stress(report: &mut Report, millions: NonZeroU32) {
             .run_tests()
     });
 }
+
+/// The AMQP adapter under random faults, in a program that ends with a table and a verdict.
+pub(crate) fn soak(report: &mut Report, minutes: NonZeroU32, seed: Option<NonZeroU32>) {
+    let seed = seed.map(|seed| ["--seed".to_owned(), seed.to_string()]);
+    report.step(format!("soak, {minutes} minutes"), || {
+        cargo("run --release --quiet --package wharf-soak -- --minutes")
+            .arg(minutes.to_string())
+            .args(seed.iter().flatten())
+            .run()
+    });
+}

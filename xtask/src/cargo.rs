@@ -97,7 +97,7 @@ impl Cargo {
             .is_ok_and(|status| status.success())
     }
 
-    fn command(&self) -> Command {
+    pub(crate) fn command(&self) -> Command {
         // Not `$CARGO`: that is one toolchain's binary, which does not understand `+nightly`.
         let mut command = Command::new("cargo");
         command

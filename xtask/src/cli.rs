@@ -10,6 +10,9 @@ usage: cargo xtask <command>
   test                      every check that must hold before a change goes in
   bench [name…]             criterion benchmarks, then the comparison with other pools;
                             names select benchmarks and scenarios
+  bench amqp [--rounds N] [--quick] [name…]
+                            the AMQP adapter beside lapin and deadpool-lapin, on a RabbitMQ
+                            node of its own; names select scenarios
   rabbit up|down            a private RabbitMQ node that stays until it is taken down
   deny                      licences, bans, sources and advisories (needs the network)
 
@@ -20,6 +23,9 @@ Longer campaigns of single parts of `test`:
   stress [--millions N]     N million operations on real threads (default 20)
   fuzz [--seconds N] [target]
                             N seconds of fuzzing per target (default 300), needs nightly
+  soak [--minutes M] [--seed S]
+                            M minutes of publishing and consuming while everything breaks
+                            (default 10), on a RabbitMQ node of its own
 
   --help                    this page
 ";
@@ -29,6 +35,12 @@ pub(crate) enum Task {
     Help,
     Test,
     Bench {
+        names: Vec<String>,
+    },
+    BenchAmqp {
+        /// None: as many as a full run has.
+        rounds: Option<NonZeroU32>,
+        quick: bool,
         names: Vec<String>,
     },
     Loom {
@@ -44,6 +56,11 @@ pub(crate) enum Task {
     Stress {
         millions: NonZeroU32,
     },
+    Soak {
+        minutes: NonZeroU32,
+        /// None: another each time.
+        seed: Option<NonZeroU32>,
+    },
     Rabbit(rabbit::Change),
     Deny,
 }
@@ -54,10 +71,12 @@ impl Task {
             Self::Help => "help",
             Self::Test => "test",
             Self::Bench { .. } => "bench",
+            Self::BenchAmqp { .. } => "bench amqp",
             Self::Loom { .. } => "loom",
             Self::Fuzz { .. } => "fuzz",
             Self::Model { .. } => "model",
             Self::Stress { .. } => "stress",
+            Self::Soak { .. } => "soak",
             Self::Rabbit(_) => "rabbit",
             Self::Deny => "deny",
         }
@@ -74,9 +93,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = String>) -> Result<Task, Stri
     let task = match command.as_str() {
         "help" => Task::Help,
         "test" => Task::Test,
-        "bench" => Task::Bench {
-            names: args.take_words(),
-        },
+        "bench" => args.take_bench()?,
         "loom" => Task::Loom {
             preemptions: args.take_number("--preemptions", 3)?,
         },
@@ -89,6 +106,10 @@ pub(crate) fn parse(args: impl IntoIterator<Item = String>) -> Result<Task, Stri
         },
         "stress" => Task::Stress {
             millions: args.take_number("--millions", 20)?,
+        },
+        "soak" => Task::Soak {
+            minutes: args.take_number("--minutes", 10)?,
+            seed: args.take_option("--seed")?,
         },
         "rabbit" => Task::Rabbit(args.take_change()?),
         "deny" => Task::Deny,
@@ -107,19 +128,43 @@ impl Args {
         found.map(|at| self.0.remove(at)).is_some()
     }
 
+    /// Without `amqp` these are the pool's.
+    fn take_bench(&mut self) -> Result<Task, String> {
+        // Numbers go first: a word may stand behind them.
+        let rounds = self.take_option("--rounds")?;
+        let mut names = self.take_words();
+        if names.first().is_none_or(|name| name != "amqp") {
+            return match rounds {
+                None => Ok(Task::Bench { names }),
+                Some(_) => Err("`--rounds` is for `bench amqp`".to_owned()),
+            };
+        }
+        names.remove(0);
+        Ok(Task::BenchAmqp {
+            rounds,
+            quick: self.take_flag("--quick"),
+            names,
+        })
+    }
+
     /// Takes `flag N`, or stands in `default` where the flag is absent.
     fn take_number(&mut self, flag: &str, default: u32) -> Result<NonZeroU32, String> {
+        let default = NonZeroU32::new(default).expect("bug: a default is positive");
+        Ok(self.take_option(flag)?.unwrap_or(default))
+    }
+
+    /// Takes `flag N`, if it is there.
+    fn take_option(&mut self, flag: &str) -> Result<Option<NonZeroU32>, String> {
         let Some(at) = self.0.iter().position(|arg| arg == flag) else {
-            return Ok(NonZeroU32::new(default).expect("bug: a default is positive"));
+            return Ok(None);
         };
         self.0.remove(at);
         if at == self.0.len() {
             return Err(format!("`{flag}` needs a number"));
         }
         let value = self.0.remove(at);
-        value
-            .parse()
-            .map_err(|_| format!("`{flag}` needs a positive whole number, not `{value}`"))
+        let number = value.parse().map(Some);
+        number.map_err(|_| format!("`{flag}` needs a positive whole number, not `{value}`"))
     }
 
     fn take_word(&mut self) -> Option<String> {
@@ -195,6 +240,37 @@ mod tests {
         let names = vec!["hot_path".to_owned(), "keyed".to_owned()];
         assert_eq!(parsed("bench hot_path keyed"), Ok(Task::Bench { names }));
         assert_eq!(parsed("bench"), Ok(Task::Bench { names: vec![] }));
+    }
+
+    #[test]
+    fn the_adapter_has_a_bench_of_its_own() {
+        let amqp = |rounds: Option<u32>, quick, names: &[&str]| {
+            Ok(Task::BenchAmqp {
+                rounds: rounds.map(positive),
+                quick,
+                names: names.iter().map(ToString::to_string).collect(),
+            })
+        };
+        assert_eq!(parsed("bench amqp"), amqp(None, false, &[]));
+        assert_eq!(parsed("bench amqp --quick"), amqp(None, true, &[]));
+        assert_eq!(
+            parsed("bench amqp --rounds 7 consume"),
+            amqp(Some(7), false, &["consume"])
+        );
+        assert!(parsed("bench queue --rounds 7").is_err());
+        assert!(parsed("bench --quick").is_err());
+    }
+
+    #[test]
+    fn a_soak_has_a_length_and_may_have_a_seed() {
+        let soak = |minutes, seed: Option<u32>| {
+            Ok(Task::Soak {
+                minutes: positive(minutes),
+                seed: seed.map(positive),
+            })
+        };
+        assert_eq!(parsed("soak"), soak(10, None));
+        assert_eq!(parsed("soak --minutes 2 --seed 7"), soak(2, Some(7)));
     }
 
     #[test]

@@ -41,10 +41,16 @@ fn carry_out(task: &Task) -> ExitCode {
         Task::Help => unreachable!("bug: help is answered before any work starts"),
         Task::Test => test::run(&mut report),
         Task::Bench { names } => bench::run(&mut report, names),
+        Task::BenchAmqp {
+            rounds,
+            quick,
+            names,
+        } => bench::amqp(&mut report, *rounds, *quick, names),
         Task::Loom { preemptions } => campaign::loom(&mut report, *preemptions),
         Task::Fuzz { seconds, target } => fuzz::run(&mut report, *seconds, target.as_deref()),
         Task::Model { cases } => campaign::model(&mut report, *cases),
         Task::Stress { millions } => campaign::stress(&mut report, *millions),
+        Task::Soak { minutes, seed } => campaign::soak(&mut report, *minutes, *seed),
         Task::Rabbit(change) => rabbit::run(&mut report, *change),
         Task::Deny => tools::deny(&mut report, tools::Scope::WithAdvisories),
     }

@@ -35,12 +35,14 @@ pub(crate) fn run(report: &mut Report) {
             .args(WITH_RABBITMQ.iter().flat_map(|name| ["--exclude", name]))
             .run()
     });
-    rabbit::tests(report, &WITH_RABBITMQ);
+    let presence = rabbit::look(report);
+    rabbit::tests(report, presence, &WITH_RABBITMQ);
     report.step("doc tests", || {
         cargo("test --workspace --all-features --doc").run()
     });
     campaign::stress(report, STRESS_MILLIONS);
     examples::run(report);
+    examples::run_with_rabbitmq(report, presence);
     campaign::loom(report, PREEMPTIONS);
     if tools::has_nightly() {
         fuzz::run(report, FUZZ_SECONDS, None);
@@ -52,7 +54,12 @@ pub(crate) fn run(report: &mut Report) {
 /// Packages outside the workspace are not reached by `--all`, so they are named.
 fn format() -> Outcome {
     cargo("fmt --all --check").run()?;
-    for outside in ["fuzz/Cargo.toml", "benches/compare/Cargo.toml"] {
+    let outside = [
+        "fuzz/Cargo.toml",
+        "benches/compare/Cargo.toml",
+        "benches/amqp/Cargo.toml",
+    ];
+    for outside in outside {
         cargo("fmt --check --manifest-path")
             .arg(root().join(outside))
             .run()?;

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::task::yield_now;
+use wharf_race::lane::Trouble;
 
 use crate::allocator;
 use crate::contender::Contender;
-use crate::lane::Trouble;
 use crate::slice::Allocations;
 use crate::tasks::{Race, STRIDE, crew, hold_for_a_yield, stride};
 

@@ -6,32 +6,33 @@ mod allocator;
 mod audit;
 mod contender;
 mod contenders;
-mod lane;
+mod field;
 mod opened;
-mod options;
-mod quiet;
-mod race;
-mod runtime;
 mod scenarios;
 mod slice;
-mod spread;
-mod table;
 mod tasks;
-mod verdict;
 
 use std::process::ExitCode;
 use std::time::Instant;
 
-use lane::Field;
-use options::{Options, USAGE};
+use wharf_race::options::{Choice, Options};
+use wharf_race::verdict::Verdicts;
+
+use field::Field;
 use scenarios::Scenario;
-use verdict::Verdicts;
+
+/// Rounds chosen so that the whole takes three to four minutes on two processors.
+const CHOICE: Choice = Choice {
+    scenarios: &Scenario::NAMES,
+    rounds: 100,
+    quick: 9,
+};
 
 fn main() -> ExitCode {
-    let options = match Options::parse() {
+    let options = match Options::parse(&CHOICE) {
         Ok(options) => options,
         Err(mistake) => {
-            eprintln!("{mistake}\n{USAGE}");
+            eprintln!("{mistake}");
             return ExitCode::from(2);
         }
     };
@@ -44,8 +45,8 @@ fn main() -> ExitCode {
     }
     print_terms(options.rounds);
     let mut verdicts = Verdicts::default();
-    for scenario in &options.scenarios {
-        run(*scenario, &field, options.rounds, &mut verdicts);
+    for name in &options.scenarios {
+        run(Scenario::of(name), &field, options.rounds, &mut verdicts);
     }
     if verdicts.conclude() {
         ExitCode::SUCCESS

@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use tokio::task::unconstrained;
+use wharf_race::lane::Trouble;
+use wharf_race::runtime::Arena;
 
 use crate::audit::{audit_one, audit_queue};
 use crate::contender::Contender;
-use crate::lane::Trouble;
-use crate::runtime::Arena;
 use crate::slice::{Allocations, Slices, Turns, Waits};
 use crate::tasks::{Race, crew, failure, keep_diary, stride, take_turns};
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::lane::Trouble;
-use crate::runtime::Arena;
+use wharf_race::lane::Trouble;
+use wharf_race::runtime::Arena;
 
 /// What can be measured, the contender's type forgotten.
 pub trait Slices {

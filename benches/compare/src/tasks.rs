@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Barrier;
 use tokio::task::{JoinError, JoinSet, yield_now};
+use wharf_race::lane::Trouble;
 
 use crate::contender::Contender;
-use crate::lane::Trouble;
 
 /// Cycles between two yields of a task that never waits, so that all tasks of a slice take part.
 /// A yield costs about a hundred nanoseconds: a tenth of one per cycle.

@@ -24,11 +24,17 @@ use crate::{
 /// A channel has one holder at a time; one that the broker closed, or whose connection is lost, is
 /// never lent. Leave a channel as you found it, or [`discard`](wharf::Lease::discard) it: one with
 /// a consumer, a prefetch of its own or an open transaction is not fit for the next.
+///
+/// To get one takes at most the [operation timeout](crate::Config::operation_timeout); while every
+/// connection has as many as the broker allows, it waits for one that comes back. What is done with
+/// a channel is between its holder and lapin, which waits for the broker for as long as the
+/// connection lasts: without end if the broker blocks it.
 pub type ChannelPool = Pool<ChannelManager>;
 
 /// A channel, and the connection it is on.
 pub struct Channel {
-    channel: lapin::Channel,
+    /// Shared, because a clone of it counts a dozen references.
+    channel: Arc<lapin::Channel>,
     berth: Berth,
     /// What somebody keeps for as long as the channel lives.
     extension: OnceLock<Box<dyn Any + Send + Sync>>,
@@ -39,7 +45,7 @@ pub struct Channel {
 impl Channel {
     pub(crate) fn new(channel: lapin::Channel, berth: Berth) -> Self {
         Self {
-            channel,
+            channel: Arc::new(channel),
             berth,
             extension: OnceLock::new(),
             has_left: AtomicBool::new(false),
@@ -53,6 +59,11 @@ impl Channel {
     /// Whether the channel and its connection are open, as far as is known.
     pub fn is_open(&self) -> bool {
         self.channel.status().connected() && self.berth.link.is_live()
+    }
+
+    /// lapin's channel, to be used while this is held.
+    pub(crate) fn raw(&self) -> &Arc<lapin::Channel> {
+        &self.channel
     }
 
     pub(crate) fn link(&self) -> &Arc<Link> {
@@ -126,8 +137,8 @@ impl Manager for ChannelManager {
     async fn create(&self) -> Result<Channel, ChannelError> {
         let cluster = self.cluster.upgrade().ok_or(ChannelError::Closed(None))?;
         loop {
-            let link = cluster.link(self.role, self.per_link).await?;
-            match link.open(self.confirm, self.limit).await {
+            let berth = cluster.berth(self.role, self.per_link).await?;
+            match berth.open(self.confirm, self.limit).await {
                 // Another connection may have one, or this one may be about to be replaced.
                 Err(ChannelError::Exhausted) => {}
                 opened => return opened.map(|(channel, berth)| Channel::new(channel, berth)),
@@ -152,7 +163,9 @@ impl Manager for ChannelManager {
 
     fn classify(&self, error: &ChannelError) -> Failure {
         match error {
-            ChannelError::Closed(_) | ChannelError::Exhausted => Failure::Refuse,
+            ChannelError::Closed(_) => Failure::Refuse,
+            // Whoever waits may have the next channel that comes back.
+            ChannelError::Exhausted => Failure::Outage,
             ChannelError::Timeout(_) | ChannelError::Failed(_) => Failure::Outage,
         }
     }
@@ -164,6 +177,7 @@ pub(crate) fn pool(
     confirm: bool,
 ) -> Result<ChannelPool, wharf::BuildError> {
     let config = &cluster.config;
+    let kind = ["channels", "confirm channels"][usize::from(confirm)];
     let manager = ChannelManager {
         cluster: Arc::downgrade(cluster),
         role,
@@ -179,11 +193,13 @@ pub(crate) fn pool(
         .check_interval(None)
         .wait_timeout(config.operation_timeout)
         .create_timeout(config.operation_timeout)
+        // Messages that wait for a channel are bounded by their publisher's window.
+        .max_waiters(if confirm { 1 << 20 } else { 10_000 })
         // Nothing is dialled by a probe: it waits for the cluster.
         .backoff(Backoff {
             min: Duration::from_millis(10),
             max: Duration::from_secs(1),
         })
-        .name(if confirm { "confirm channels" } else { "channels" })
+        .name(format!("{} ({kind})", config.name))
         .build()
 }

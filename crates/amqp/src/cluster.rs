@@ -1,16 +1,17 @@
 //! The connections to a broker, as users see them.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use wharf::Backoff;
 
 use crate::{
     channels::{self, ChannelPool},
-    config::Config,
+    config::{Config, LONGEST},
     connections::{Shared, State},
     endpoint::Endpoint,
     error::ConnectError,
+    io,
     link::Role,
     uri::{self, UriError},
 };
@@ -73,19 +74,31 @@ impl Cluster {
         &self.confirm_channels
     }
 
-    /// Closes the pools and the connections, each within `limit`. What is lent out is lost to its
-    /// holder after that.
+    /// Closes the pools and the connections: no longer than `limit` in all, whatever the broker
+    /// does. A tenth of that, at most a second, is kept for the connections. What is lent out is
+    /// lost to its holder after that.
     ///
     /// # Cancel safety
     ///
     /// The cluster is closed by the first poll; dropped later, the farewells go on without the
     /// caller.
     pub async fn close_within(&self, limit: Duration) {
-        let plain = self.channels.close_within(limit);
-        let confirm = self.confirm_channels.close_within(limit);
-        // What is still out when the time is up goes with its connection.
-        let _ = tokio::join!(plain, confirm);
-        self.shared.close(limit).await;
+        let began = Instant::now();
+        let reserve = (limit / 10).min(Duration::from_secs(1));
+        let plain = self.channels.close_within(limit.saturating_sub(reserve));
+        let confirm = self
+            .confirm_channels
+            .close_within(limit.saturating_sub(reserve));
+        // Nobody waits for a connection any more, and the pools for nobody who does.
+        self.shared.end(State::Closed { cause: None });
+        let shared = Arc::clone(&self.shared);
+        // In a task, so that it goes on if the caller goes.
+        let farewell = io::spawn(async move {
+            // What is still out when the time is up goes with its connection.
+            let _ = tokio::join!(plain, confirm);
+            shared.close(limit.saturating_sub(began.elapsed())).await;
+        });
+        let _ = farewell.await;
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -123,6 +136,19 @@ impl Builder {
         self.set(|config| config.name = name.into())
     }
 
+    /// See [`Config::ca_file`].
+    pub fn ca_file(self, pem: impl Into<PathBuf>) -> Self {
+        self.set(|config| config.ca_file = Some(pem.into()))
+    }
+
+    /// See [`Config::cert_file`] and [`Config::key_file`].
+    pub fn identity(self, cert_file: impl Into<PathBuf>, key_file: impl Into<PathBuf>) -> Self {
+        self.set(|config| {
+            config.cert_file = Some(cert_file.into());
+            config.key_file = Some(key_file.into());
+        })
+    }
+
     /// See [`Config::connections`].
     pub fn connections(self, connections: usize) -> Self {
         self.set(|config| config.connections = connections)
@@ -158,7 +184,8 @@ impl Builder {
         self.set(|config| config.backoff = backoff)
     }
 
-    /// Builds the cluster and waits for its first connection, trying every host once.
+    /// Builds the cluster and waits for its first connection, trying every host once: for at most
+    /// the connect timeout each.
     ///
     /// # Errors
     ///
@@ -167,7 +194,8 @@ impl Builder {
     ///
     /// # Cancel safety
     ///
-    /// Dropped half-way, an attempt under way ends by itself and its connection is closed.
+    /// Dropped half-way, an attempt under way ends by itself, within the connect timeout, and its
+    /// connection is closed.
     pub async fn connect(self) -> Result<Cluster, BuildError> {
         let cluster = self.connect_lazily()?;
         let mut state = cluster.watch();
@@ -202,13 +230,28 @@ impl Builder {
     }
 }
 
+fn is_time(time: Duration) -> bool {
+    !time.is_zero() && time <= LONGEST
+}
+
 fn check(config: &Config) -> Result<(), BuildError> {
     let wrong = |field, bound| Err(BuildError::Setting { field, bound });
     if config.hosts.is_empty() {
         return Err(UriError::NoHost.into());
     }
+    // A name has at most 253 characters (RFC 1035, section 2.3.4, in its textual form).
+    let is_host = |host: &str| (1..=253).contains(&host.len()) && !host.contains(['[', ']']);
+    if !config.hosts.iter().all(|host| is_host(&host.host)) {
+        return wrong("hosts", "names or addresses, without brackets");
+    }
+    if config.hosts.iter().any(|host| host.port == 0) {
+        return wrong("hosts", "given ports from 1 to 65,535");
+    }
     if !cfg!(feature = "rustls") && config.hosts.iter().any(|host: &Endpoint| host.tls) {
         return Err(UriError::NoTls.into());
+    }
+    if config.cert_file.is_some() != config.key_file.is_some() {
+        return wrong("cert_file", "there together with key_file");
     }
     if !(1..=64).contains(&config.connections) {
         return wrong("connections", "from 1 to 64");
@@ -223,13 +266,14 @@ fn check(config: &Config) -> Result<(), BuildError> {
     if config.vhost.len() > 255 {
         return wrong("vhost", "at most 255 bytes");
     }
-    if config.connect_timeout.is_zero() {
-        return wrong("connect_timeout", "more than zero");
+    if !is_time(config.connect_timeout) {
+        return wrong("connect_timeout", "more than zero, and a year at most");
     }
-    if config.operation_timeout.is_zero() {
-        return wrong("operation_timeout", "more than zero");
+    if !is_time(config.operation_timeout) {
+        return wrong("operation_timeout", "more than zero, and a year at most");
     }
-    if config.backoff.min.is_zero() || config.backoff.max < config.backoff.min {
+    let Backoff { min, max } = config.backoff;
+    if !is_time(min) || !is_time(max) || max < min {
         return wrong("backoff", "min more than zero, max at least min");
     }
     Ok(())

@@ -1,10 +1,13 @@
 //! How a cluster is reached and used.
 
-use std::{fmt, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
 use wharf::Backoff;
 
 use crate::endpoint::Endpoint;
+
+/// A longer time would be no bound, and more than clocks can count to.
+pub(crate) const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// The settings of a [`Cluster`](crate::Cluster).
 ///
@@ -23,6 +26,14 @@ pub struct Config {
     pub password: Password,
     /// Default `/`.
     pub vhost: String,
+    /// Certificates (PEM) that the broker's may rest on, besides those that the system trusts. Like
+    /// the other two files, read at every attempt to connect, so that a renewed one is used. For
+    /// `amqps://` only. Default none.
+    pub ca_file: Option<PathBuf>,
+    /// The certificate (PEM, with its chain) to show to the broker. Default none.
+    pub cert_file: Option<PathBuf>,
+    /// The private key (PEM) of `cert_file`. Default none.
+    pub key_file: Option<PathBuf>,
     /// How the broker calls the connections in its lists. Default the name of the program.
     pub name: String,
     /// Connections of each role (publishing, consuming, anything else), made when they are needed.
@@ -57,6 +68,9 @@ impl Default for Config {
             user: "guest".into(),
             password: "guest".to_owned().into(),
             vhost: "/".into(),
+            ca_file: None,
+            cert_file: None,
+            key_file: None,
             name: name.into(),
             connections: 1,
             channels_per_connection: 32,

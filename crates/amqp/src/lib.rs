@@ -14,6 +14,26 @@
 //! - `json` (default): messages made of anything serde can serialise.
 //! - `serde`: configuration read with serde.
 //! - `rustls`: `amqps://`.
+//! - `tracing`: events with the target `wharf_amqp` and a field `cluster`, the configuration's
+//!   [`name`](Config::name): errors for what is refused for good and for panics, warnings for what
+//!   is lost or blocked, information about what is there, and there again, and the rest at debug
+//!   level. None has a password or a body. The pools of channels tell of themselves as `wharf` does.
+//! - `metrics`: the metrics below through the `metrics` facade, all with a label `cluster`, and those
+//!   of `wharf` for the pools of channels. The recorder has to be there before the cluster.
+//!
+//! | metric | kind | labels |
+//! |---|---|---|
+//! | `wharf_amqp_connections` | gauge | `role`: `publish`, `consume`, `channels`; `state`: `up`, `blocked` |
+//! | `wharf_amqp_reconnects_total` | counter | `role` |
+//! | `wharf_amqp_in_flight`: messages with a share of a publisher's window | gauge | |
+//! | `wharf_amqp_published_total`, `wharf_amqp_republished_total` | counter | |
+//! | `wharf_amqp_outcomes_total` | counter | `outcome`: `confirmed`, `returned`, `rejected`, `unknown`, `failed` |
+//! | `wharf_amqp_confirm_seconds`: from the place in the window to the confirm | histogram | |
+//! | `wharf_amqp_unacked`: deliveries without a verdict | gauge | `queue` |
+//! | `wharf_amqp_deliveries_total`, `wharf_amqp_subscriptions_total` | counter | `queue` |
+//! | `wharf_amqp_verdicts_total` | counter | `queue`; `verdict`: `ack`, `requeue`, `reject`, `stale` |
+//! | `wharf_amqp_panics_total`, `wharf_amqp_timeouts_total`: of handlers | counter | `queue` |
+//! | `wharf_amqp_handler_seconds` | histogram | `queue` |
 
 // Each file imports only files below it in this list.
 pub mod clients;
@@ -45,7 +65,14 @@ mod uri;
 
 mod config;
 
+mod telemetry;
+
 mod endpoint;
+
+/// The programs in the README, which are compiled with the documentation's tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
 
 pub use channels::{Channel, ChannelPool};
 pub use clients::{Clients, ClientsConfig, ClientsError};
@@ -56,7 +83,9 @@ pub use consumer::Consumer;
 pub use endpoint::Endpoint;
 pub use error::{ChannelError, ConnectError};
 pub use message::{HeaderValue, InvalidMessage, Message};
-pub use publisher::{PublishError, Publisher, Receipt};
+pub use publisher::{
+    PublishError, Publisher, PublisherBuilder, PublisherStats, Receipt, Unresolved,
+};
 pub use topology::Topology;
 pub use uri::UriError;
 

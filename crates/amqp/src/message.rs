@@ -49,6 +49,7 @@ pub struct Message {
     ttl: Option<Duration>,
     priority: Option<u8>,
     timestamp: Option<SystemTime>,
+    id: Option<String>,
     /// Names and short strings, in no order.
     texts: Vec<(Field, String)>,
     headers: Vec<(String, HeaderValue)>,
@@ -57,7 +58,6 @@ pub struct Message {
 /// A property that is a short string.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Field {
-    Id,
     ContentType,
     ContentEncoding,
     CorrelationId,
@@ -79,6 +79,7 @@ impl Message {
             ttl: None,
             priority: None,
             timestamp: None,
+            id: None,
             texts: Vec::new(),
             headers: Vec::new(),
         }
@@ -133,8 +134,9 @@ impl Message {
     }
 
     /// What tells this message from all others, at most 255 bytes. One is made when none is given.
-    pub fn id(self, id: impl Into<String>) -> Self {
-        self.text(Field::Id, id.into())
+    pub fn id(mut self, id: impl Into<String>) -> Self {
+        self.id = Some(id.into());
+        self
     }
 
     /// A MIME type, at most 255 bytes.
@@ -184,6 +186,11 @@ impl Message {
         &self.body
     }
 
+    /// The id, if it has one yet: one that a publisher gave back has.
+    pub fn message_id(&self) -> Option<&str> {
+        self.id.as_deref()
+    }
+
     fn text(mut self, field: Field, text: String) -> Self {
         self.texts.retain(|(other, _)| *other != field);
         self.texts.push((field, text));
@@ -195,37 +202,46 @@ impl Message {
         self.body.len()
     }
 
-    /// What AMQP makes of it. `room` is how many bytes the properties may have.
-    pub(crate) fn pack(self, mandatory: bool, room: usize) -> Result<Packed, InvalidMessage> {
-        let mut properties = self.properties()?;
-        let mut id = None;
-        let mut size = 64 + table_size(&self.headers);
-        for (field, text) in self.texts {
-            size += text.len() + 1;
-            let text = short(field.name(), text)?;
-            if field == Field::Id {
-                id = Some(text);
-            } else {
-                properties = field.set(properties, text);
-            }
+    /// What AMQP makes of it, with frames of this many bytes.
+    pub(crate) fn pack(
+        mut self,
+        mandatory: bool,
+        frame: u32,
+    ) -> Result<(Packed, Wire), InvalidMessage> {
+        if self.id.is_none() {
+            self.id = Some(fresh_id());
         }
-        // Headers travel in one frame, and a broker closes the connection over a larger one (AMQP
-        // 0-9-1, section 2.3.5.2).
-        if size > room {
-            let reason = format!("about {size} bytes of properties do not fit into one frame");
-            return Err(InvalidMessage::new("headers", reason));
-        }
-        let id = match id {
-            Some(id) => id,
-            None => short("id", fresh_id())?,
-        };
-        Ok(Packed {
-            exchange: short("exchange", self.exchange)?,
-            routing_key: short("routing_key", self.routing_key)?,
+        let packed = Packed {
             mandatory: self.mandatory.unwrap_or(mandatory),
-            properties: properties.with_message_id(id.clone()),
-            id,
-            body: self.body,
+            size: self.size(),
+            message: self,
+        };
+        if let Some(invalid) = packed.overflow(frame) {
+            return Err(invalid);
+        }
+        let wire = packed.message.wire()?;
+        Ok((packed, wire))
+    }
+
+    /// At most so many bytes of properties.
+    fn size(&self) -> usize {
+        let id = self.id.as_ref().map_or(0, |id| 1 + id.len());
+        let texts: usize = self.texts.iter().map(|(_, text)| 1 + text.len()).sum();
+        64 + id + texts + table_size(&self.headers)
+    }
+
+    fn wire(&self) -> Result<Wire, InvalidMessage> {
+        let mut properties = self.properties()?;
+        if let Some(id) = &self.id {
+            properties = properties.with_message_id(short("id", id.clone())?);
+        }
+        for (field, text) in &self.texts {
+            properties = field.set(properties, short(field.name(), text.clone())?);
+        }
+        Ok(Wire {
+            exchange: short("exchange", self.exchange.clone())?,
+            routing_key: short("routing_key", self.routing_key.clone())?,
+            properties,
         })
     }
 
@@ -262,21 +278,65 @@ impl fmt::Debug for Message {
     }
 }
 
-/// A message that AMQP can carry, in its terms.
-#[derive(Debug)]
+/// A message that AMQP can carry.
+#[derive(Debug, Clone)]
 pub(crate) struct Packed {
-    pub(crate) id: ShortString,
+    pub(crate) mandatory: bool,
+    /// At most so many bytes of properties.
+    size: usize,
+    /// It has an id.
+    message: Message,
+}
+
+/// One copy of a message in AMQP's terms, all but the body.
+#[derive(Debug)]
+pub(crate) struct Wire {
     pub(crate) exchange: ShortString,
     pub(crate) routing_key: ShortString,
-    pub(crate) mandatory: bool,
     pub(crate) properties: BasicProperties,
-    pub(crate) body: Vec<u8>,
+}
+
+impl Packed {
+    pub(crate) fn id(&self) -> &str {
+        let id = self.message.message_id();
+        id.expect("bug: it got one when it was packed")
+    }
+
+    pub(crate) fn exchange(&self) -> &str {
+        &self.message.exchange
+    }
+
+    pub(crate) fn routing_key(&self) -> &str {
+        &self.message.routing_key
+    }
+
+    pub(crate) fn body(&self) -> &[u8] {
+        &self.message.body
+    }
+
+    /// For another copy.
+    pub(crate) fn wire(&self) -> Wire {
+        let wire = self.message.wire();
+        wire.expect("bug: AMQP could carry it before")
+    }
+
+    pub(crate) fn unpack(self) -> Message {
+        self.message
+    }
+
+    /// What is wrong if its properties do not fit into a frame of this many bytes, 8 of which are the
+    /// frame's own: the broker closes the connection over it (AMQP 0-9-1, section 2.3.5).
+    pub(crate) fn overflow(&self, frame: u32) -> Option<InvalidMessage> {
+        let size = self.size;
+        let fits = frame == 0 || size + 8 <= frame as usize;
+        let reason = || format!("about {size} bytes of properties do not fit into one frame");
+        (!fits).then(|| InvalidMessage::new("headers", reason()))
+    }
 }
 
 impl Field {
     fn name(self) -> &'static str {
         match self {
-            Field::Id => "id",
             Field::ContentType => "content_type",
             Field::ContentEncoding => "content_encoding",
             Field::CorrelationId => "correlation_id",
@@ -288,7 +348,6 @@ impl Field {
 
     fn set(self, properties: BasicProperties, text: ShortString) -> BasicProperties {
         match self {
-            Field::Id => properties.with_message_id(text),
             Field::ContentType => properties.with_content_type(text),
             Field::ContentEncoding => properties.with_content_encoding(text),
             Field::CorrelationId => properties.with_correlation_id(text),
@@ -450,10 +509,10 @@ fn fresh_id() -> String {
 mod tests {
     use super::*;
 
-    const ROOM: usize = 4088;
+    const FRAME: u32 = 4096;
 
     fn field_of(message: Message) -> String {
-        message.pack(true, ROOM).unwrap_err().field
+        message.pack(true, FRAME).unwrap_err().field
     }
 
     #[test]
@@ -465,7 +524,7 @@ mod tests {
             message()
                 .to(&most, &most)
                 .id(&most)
-                .pack(true, ROOM)
+                .pack(true, FRAME)
                 .is_ok()
         );
         assert_eq!(field_of(message().to(&long, "")), "exchange");
@@ -498,8 +557,8 @@ mod tests {
     #[test]
     fn a_time_to_live_is_a_decimal_number_of_milliseconds() {
         let expiration = |ttl| {
-            let packed = Message::new("").ttl(ttl).pack(true, ROOM).unwrap();
-            packed.properties.expiration().clone().unwrap().to_string()
+            let (_, wire) = Message::new("").ttl(ttl).pack(true, FRAME).unwrap();
+            wire.properties.expiration().clone().unwrap().to_string()
         };
         assert_eq!(expiration(Duration::from_secs(60)), "60000");
         assert_eq!(expiration(Duration::from_nanos(1)), "1");
@@ -507,17 +566,23 @@ mod tests {
     }
 
     #[test]
-    fn every_message_without_an_id_gets_its_own() {
-        let id = || Message::new("").pack(true, ROOM).unwrap().id;
-        assert_ne!(id(), id());
+    fn every_message_without_an_id_gets_its_own_and_every_copy_the_same() {
+        let (packed, wire) = Message::new("").pack(true, FRAME).unwrap();
+        let (other, _) = Message::new("").pack(true, FRAME).unwrap();
+        assert_ne!(packed.id(), other.id());
+        for wire in [wire, packed.wire()] {
+            let sent = wire.properties.message_id().clone().unwrap();
+            assert_eq!(sent.as_str(), packed.id());
+        }
     }
 
     #[cfg(feature = "json")]
     #[test]
     fn json_says_what_it_is() {
-        let packed = Message::json(&[1, 2]).unwrap().pack(true, ROOM).unwrap();
-        assert_eq!(packed.body, b"[1,2]");
-        let content_type = packed.properties.content_type().clone().unwrap();
+        let json = Message::json(&[1, 2]).unwrap();
+        let (packed, wire) = json.pack(true, FRAME).unwrap();
+        assert_eq!(packed.body(), b"[1,2]");
+        let content_type = wire.properties.content_type().clone().unwrap();
         assert_eq!(content_type.as_str(), "application/json");
     }
 }

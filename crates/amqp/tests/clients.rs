@@ -2,6 +2,8 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use futures_util::FutureExt;
+use wharf::Backoff;
 use wharf_amqp::{Clients, ClientsConfig, ClientsError, Config, Endpoint, State};
 use wharf_testkit::{
     proxy::Proxy,
@@ -100,25 +102,79 @@ async fn a_refused_user_is_told_by_the_name_of_the_cluster_and_nothing_is_left_o
     .await;
 }
 
-#[tokio::test]
-async fn settings_out_of_bounds_are_told_by_cluster_and_field() {
-    let mut none = Config::default();
-    none.hosts.clear();
-    let error = Clients::connect_lazily(ClientsConfig::new().cluster("orders", none)).unwrap_err();
-    assert_eq!(error.to_string(), r#"cluster "orders": no host"#);
-    let mut many = Config::default();
-    many.hosts = vec![Endpoint {
-        host: "h".into(),
-        port: 1,
+fn of_host(host: &str, port: u16) -> Config {
+    let mut config = Config::default();
+    config.hosts = vec![Endpoint {
+        host: host.into(),
+        port,
         tls: false,
     }];
-    many.connections = 1000;
-    let error = Clients::connect_lazily(ClientsConfig::new().cluster("orders", many)).unwrap_err();
-    let text = error.to_string();
-    assert!(
-        text.contains("orders") && text.contains("connections"),
-        "{text}"
-    );
+    config
+}
+
+fn backoff(min: Duration, max: Duration) -> Config {
+    let mut config = of_host("h", 1);
+    config.backoff = Backoff { min, max };
+    config
+}
+
+/// A setting that makes no sense was found by the broker, or by nobody: a time beyond what clocks
+/// count to ended the task that connects.
+#[tokio::test]
+async fn settings_out_of_bounds_are_told_by_cluster_and_field_and_nobody_is_dialled() {
+    let second = Duration::from_secs(1);
+    let with = |change: fn(&mut Config)| {
+        let mut config = of_host("h", 1);
+        change(&mut config);
+        config
+    };
+    let wrong = [
+        (Config::default(), "no host"),
+        (of_host("", 1), "hosts"),
+        (of_host("[::1]", 1), "hosts"),
+        (of_host(&"h".repeat(254), 1), "hosts"),
+        (of_host("h", 0), "hosts"),
+        (with(|config| config.connections = 0), "connections"),
+        (with(|config| config.connections = 65), "connections"),
+        (
+            with(|config| config.channels_per_connection = 0),
+            "channels_per_connection",
+        ),
+        (
+            with(|config| config.channels_per_connection = 2048),
+            "channels_per_connection",
+        ),
+        (with(|config| config.frame_max = 4095), "frame_max"),
+        (with(|config| config.vhost = "v".repeat(256)), "vhost"),
+        (
+            with(|config| config.connect_timeout = Duration::ZERO),
+            "connect_timeout",
+        ),
+        (
+            with(|config| config.connect_timeout = Duration::MAX),
+            "connect_timeout",
+        ),
+        (
+            with(|config| config.operation_timeout = Duration::ZERO),
+            "operation_timeout",
+        ),
+        (
+            with(|config| config.operation_timeout = Duration::MAX),
+            "operation_timeout",
+        ),
+        (backoff(Duration::ZERO, second), "backoff"),
+        (backoff(2 * second, second), "backoff"),
+        (backoff(second, Duration::MAX), "backoff"),
+    ];
+    for (config, field) in wrong {
+        // A peer that says nothing would be waited for.
+        let config = ClientsConfig::new().cluster("orders", config);
+        let connecting = Clients::connect(config).now_or_never();
+        let error = connecting.expect("an answer at once").unwrap_err();
+        let text = error.to_string();
+        assert!(text.starts_with("cluster \"orders\": "), "{text}");
+        assert!(text.contains(field), "{field}: {text}");
+    }
 }
 
 #[cfg(feature = "serde")]

@@ -251,11 +251,6 @@ mod race_tests;
 #[cfg(test)]
 mod scenarios;
 
-/// The program in the README, which is compiled with the documentation's tests.
-#[cfg(doctest)]
-#[doc = include_str!("../../../README.md")]
-struct Readme;
-
 pub use builder::Builder;
 pub use config::{Config, OutagePolicy};
 pub use core::{Backoff, Retirement, Shedding};

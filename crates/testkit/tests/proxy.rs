@@ -216,6 +216,20 @@ async fn a_reset_ends_open_connections_the_hard_way_and_serves_new_ones() {
     assert_eq!(say(&mut connect(&proxy).await, b"new").await, b"new");
 }
 
+/// A connection was counted before it noted which ends were before its time. Who waited for the
+/// count and reset at once came in between, and the connection lived on.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_has_seen_a_connection_counted_can_end_it() {
+    let proxy = Proxy::to(echo_server().await).await;
+    for number in 1..=500 {
+        let connecting = TcpStream::connect(proxy.addr());
+        let (client, ()) = tokio::join!(connecting, proxy.wait_for_connections(number));
+        proxy.reset();
+        let mut client = client.unwrap();
+        let _ = within("the end", BOUND, read_to_end(&mut client)).await;
+    }
+}
+
 #[tokio::test]
 async fn a_connection_ends_after_exactly_so_many_bytes_and_only_once() {
     let (proxy, mut client) = echoed().await;

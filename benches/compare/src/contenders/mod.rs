@@ -9,7 +9,7 @@ mod floors;
 mod mobc;
 mod wharf;
 
-use crate::lane::{Field, Role};
+use crate::field::{Field, Role};
 
 /// Ratios are taken against this one.
 pub const BASELINE: &str = "deadpool";

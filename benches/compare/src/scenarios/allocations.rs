@@ -1,10 +1,9 @@
-use crate::contenders::WHARF;
-use crate::lane::Field;
-use crate::runtime::Arena;
-use crate::table::{Table, cell};
-use crate::verdict::{Bound, Verdicts};
+use wharf_race::runtime::Arena;
+use wharf_race::table::{Table, cell};
+use wharf_race::verdict::{Bound, Verdicts};
 
-use super::remark;
+use crate::contenders::WHARF;
+use crate::field::Field;
 
 /// Enough for one task, too few for sixteen that hold across a yield.
 const RESOURCES: usize = 4;
@@ -29,7 +28,7 @@ pub fn run(field: &Field, verdicts: &mut Verdicts) {
             lane.name.into(),
             shown(idle),
             shown(waiting),
-            remark(lane),
+            lane.remark(),
         ]);
         if lane.name == WHARF {
             wharf = (idle, waiting);

@@ -1,11 +1,12 @@
-use crate::contenders::{BASELINE, QUEUE_FLOOR, WHARF};
-use crate::lane::Field;
-use crate::race::race;
-use crate::runtime::Arena;
-use crate::table::{Table, cell};
-use crate::verdict::{Bound, Verdicts};
+use wharf_race::race::race;
+use wharf_race::runtime::Arena;
+use wharf_race::table::{Table, cell};
+use wharf_race::verdict::{Bound, Verdicts};
 
-use super::{nanoseconds_per_cycle, remark, strides_for};
+use crate::contenders::{BASELINE, QUEUE_FLOOR, WHARF};
+use crate::field::Field;
+
+use super::{nanoseconds_per_cycle, strides_for, terms};
 
 const RESOURCES: usize = 16;
 const SLICE_MICROS: u128 = 10_000;
@@ -16,7 +17,7 @@ pub fn run(field: &Field, rounds: usize, verdicts: &mut Verdicts) {
     let calibrate = |lane| strides_for(SLICE_MICROS, lane, &arena, 1);
     let strides: Vec<u64> = lanes.iter_mut().map(calibrate).collect();
 
-    let results = race(&arena, &mut lanes, rounds, |index, lane| {
+    let results = race(&mut lanes, &terms(rounds), |index, lane| {
         let elapsed = lane.run(|pool| pool.cycles(&arena, 1, strides[index]))?;
         Some(nanoseconds_per_cycle(elapsed, 1, strides[index]))
     });
@@ -32,7 +33,7 @@ pub fn run(field: &Field, rounds: usize, verdicts: &mut Verdicts) {
             ),
             cell(results.ratio(lane.name, BASELINE, |ns| *ns)),
             cell(results.ratio(lane.name, QUEUE_FLOOR, |ns| *ns)),
-            remark(lane),
+            lane.remark(),
         ]);
     }
     table.print();

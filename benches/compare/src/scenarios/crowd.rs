@@ -1,15 +1,16 @@
 use std::time::Duration;
 
-use crate::contenders::{BASELINE, WHARF};
-use crate::lane::Field;
-use crate::race::race;
-use crate::runtime::Arena;
-use crate::slice::{Turns, Waits};
-use crate::spread::quantile;
-use crate::table::{Table, cell};
-use crate::verdict::{Bound, Verdicts};
+use wharf_race::race::race;
+use wharf_race::runtime::Arena;
+use wharf_race::spread::quantile;
+use wharf_race::table::{Table, cell};
+use wharf_race::verdict::{Bound, Verdicts};
 
-use super::remark;
+use crate::contenders::{BASELINE, WHARF};
+use crate::field::Field;
+use crate::slice::{Turns, Waits};
+
+use super::terms;
 
 const RESOURCES: usize = 8;
 const TASKS: usize = 1_000;
@@ -30,7 +31,7 @@ struct Tail {
 pub fn run(field: &Field, rounds: usize, verdicts: &mut Verdicts) {
     let arena = Arena::two_workers();
     let mut lanes = field.who_can_wait(&arena, RESOURCES);
-    let results = race(&arena, &mut lanes, rounds, |_, lane| {
+    let results = race(&mut lanes, &terms(rounds), |_, lane| {
         let pace = lane.run(|pool| pool.turns(&arena, TASKS, SLICE))?;
         let waits = lane.run(|pool| pool.waits(&arena, TASKS, SLICE))?;
         Some(Sample {
@@ -64,7 +65,7 @@ pub fn run(field: &Field, rounds: usize, verdicts: &mut Verdicts) {
             whole(|sample| sample.waits.median_round),
             whole(|sample| sample.waits.p999_wait),
             cell(median(|sample| sample.waits.steepness())),
-            remark(lane),
+            lane.remark(),
         ]);
     }
     table.print();

@@ -6,12 +6,15 @@ mod crowd;
 mod queue;
 mod together;
 
-use std::str::FromStr;
+use std::time::Duration;
 
-use crate::lane::{Field, Lane};
-use crate::runtime::Arena;
+use wharf_race::quiet::Noise;
+use wharf_race::race::Terms;
+use wharf_race::runtime::Arena;
+use wharf_race::verdict::Verdicts;
+
+use crate::field::{Field, Lane};
 use crate::tasks::STRIDE;
-use crate::verdict::Verdicts;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scenario {
@@ -31,6 +34,16 @@ impl Scenario {
         Self::Allocations,
     ];
 
+    pub const NAMES: [&str; 5] = ["alone", "together", "queue", "crowd", "allocations"];
+
+    /// The scenario of one of these names.
+    pub fn of(name: &str) -> Self {
+        let named = Self::ALL
+            .into_iter()
+            .find(|scenario| scenario.name() == name);
+        named.expect("bug: a scenario without a name")
+    }
+
     pub fn run(self, field: &Field, rounds: usize, verdicts: &mut Verdicts) {
         match self {
             Self::Alone => alone::run(field, rounds, verdicts),
@@ -42,13 +55,7 @@ impl Scenario {
     }
 
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Alone => "alone",
-            Self::Together => "together",
-            Self::Queue => "queue",
-            Self::Crowd => "crowd",
-            Self::Allocations => "allocations",
-        }
+        Self::NAMES[self as usize]
     }
 
     pub fn title(self) -> &'static str {
@@ -62,20 +69,19 @@ impl Scenario {
     }
 }
 
-impl FromStr for Scenario {
-    type Err = ();
-
-    fn from_str(name: &str) -> Result<Self, ()> {
-        Self::ALL
-            .into_iter()
-            .find(|scenario| scenario.name() == name)
-            .ok_or(())
+/// Disturbed rounds are repeated, up to twice the rounds asked for.
+fn terms(rounds: usize) -> Terms {
+    Terms {
+        rounds,
+        most: 2 * rounds,
+        patience: Duration::from_secs(30),
+        noise: Noise::Waiting,
     }
 }
 
 /// How many strides per task make a slice of at least this many microseconds. The doubling also
 /// warms the lane: its resources exist afterwards.
-fn strides_for(micros: u128, lane: &mut Lane, arena: &Arena, tasks: usize) -> u64 {
+fn strides_for(micros: u128, lane: &mut Lane<'_>, arena: &Arena, tasks: usize) -> u64 {
     let mut strides = 1;
     while let Some(elapsed) = lane.run(|pool| pool.cycles(arena, tasks, strides)) {
         if elapsed.as_micros() >= micros {
@@ -86,11 +92,6 @@ fn strides_for(micros: u128, lane: &mut Lane, arena: &Arena, tasks: usize) -> u6
     strides
 }
 
-fn nanoseconds_per_cycle(elapsed: std::time::Duration, tasks: usize, strides: u64) -> f64 {
+fn nanoseconds_per_cycle(elapsed: Duration, tasks: usize, strides: u64) -> f64 {
     elapsed.as_nanos() as f64 / (tasks as f64 * strides as f64 * STRIDE as f64)
-}
-
-/// What is put beside the figures of a lane that left the race.
-fn remark(lane: &Lane) -> String {
-    lane.trouble().map(ToString::to_string).unwrap_or_default()
 }

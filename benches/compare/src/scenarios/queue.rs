@@ -1,14 +1,15 @@
 use std::time::Duration;
 
-use crate::contenders::{BASELINE, WHARF};
-use crate::lane::Field;
-use crate::race::race;
-use crate::runtime::Arena;
-use crate::slice::Turns;
-use crate::table::{Table, cell};
-use crate::verdict::{Bound, Verdicts};
+use wharf_race::race::race;
+use wharf_race::runtime::Arena;
+use wharf_race::table::{Table, cell};
+use wharf_race::verdict::{Bound, Verdicts};
 
-use super::remark;
+use crate::contenders::{BASELINE, WHARF};
+use crate::field::Field;
+use crate::slice::Turns;
+
+use super::terms;
 
 const RESOURCES: usize = 4;
 const TASKS: usize = 64;
@@ -18,7 +19,7 @@ const SLICE: Duration = Duration::from_millis(40);
 pub fn run(field: &Field, rounds: usize, verdicts: &mut Verdicts) {
     let arena = Arena::two_workers();
     let mut lanes = field.who_can_wait(&arena, RESOURCES);
-    let results = race(&arena, &mut lanes, rounds, |_, lane| {
+    let results = race(&mut lanes, &terms(rounds), |_, lane| {
         lane.run(|pool| pool.turns(&arena, TASKS, SLICE))
     });
 
@@ -49,7 +50,7 @@ pub fn run(field: &Field, rounds: usize, verdicts: &mut Verdicts) {
             cell(results.ratio(lane.name, BASELINE, Turns::nanoseconds)),
             share(Turns::idlest),
             share(Turns::busiest),
-            remark(lane),
+            lane.remark(),
         ]);
     }
     table.print();

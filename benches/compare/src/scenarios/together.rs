@@ -1,12 +1,13 @@
-use crate::contenders::{BASELINE, WHARF};
-use crate::lane::Field;
-use crate::race::race;
-use crate::runtime::Arena;
-use crate::spread::Spread;
-use crate::table::{Table, cell};
-use crate::verdict::{Bound, Verdicts};
+use wharf_race::race::race;
+use wharf_race::runtime::Arena;
+use wharf_race::spread::Spread;
+use wharf_race::table::{Table, cell};
+use wharf_race::verdict::{Bound, Verdicts};
 
-use super::{nanoseconds_per_cycle, remark, strides_for};
+use crate::contenders::{BASELINE, WHARF};
+use crate::field::Field;
+
+use super::{nanoseconds_per_cycle, strides_for, terms};
 
 const RESOURCES: usize = 16;
 const TASKS: usize = 16;
@@ -27,7 +28,7 @@ pub fn run(field: &Field, rounds: usize, verdicts: &mut Verdicts) {
     };
     let (together, alone) = (strides(TASKS), strides(1));
 
-    let results = race(&arena, &mut lanes, rounds, |index, lane| {
+    let results = race(&mut lanes, &terms(rounds), |index, lane| {
         let both = lane.run(|pool| pool.cycles(&arena, TASKS, together[index]))?;
         let one = lane.run(|pool| pool.cycles(&arena, 1, alone[index]))?;
         Some(Pair {
@@ -61,7 +62,7 @@ pub fn run(field: &Field, rounds: usize, verdicts: &mut Verdicts) {
                     .map(one_decimal),
             ),
             cell(results.spread(lane.name, |pair| pair.together / pair.alone)),
-            remark(lane),
+            lane.remark(),
         ]);
     }
     table.print();

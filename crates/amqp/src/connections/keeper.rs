@@ -2,13 +2,14 @@
 //! missing, and with one back-off for all of them.
 
 use std::{
+    mem::replace,
     sync::{Arc, Weak},
     time::Duration,
 };
 
 use futures_util::future::select_all;
 use tokio::{
-    sync::{Notify, Semaphore, watch},
+    sync::{Notify, watch},
     time::{Instant, sleep, timeout_at},
 };
 
@@ -20,16 +21,15 @@ use crate::{
     endpoint::Endpoint,
     error::ConnectError,
     link::{Health, Link, Role},
+    telemetry,
 };
-
-/// Attempts that have passed their time but not ended, at most: each has a thread.
-const ABANDONED: usize = 4;
 
 pub(super) async fn run(shared: Weak<Shared>, alarm: Arc<Notify>) {
     let mut dialler = Dialler {
-        attempts: Arc::new(Semaphore::new(ABANDONED)),
         hosts: Vec::new(),
         failed_rounds: 0,
+        has_paused: false,
+        told: telemetry::Dialling::default(),
     };
     while let Some(cluster) = shared.upgrade() {
         if cluster.state.borrow().is_closed() {
@@ -63,26 +63,34 @@ pub(super) async fn run(shared: Weak<Shared>, alarm: Arc<Notify>) {
 
 /// Dials the hosts in turn.
 struct Dialler {
-    attempts: Arc<Semaphore>,
     /// Those not tried in this round.
     hosts: Vec<Endpoint>,
     failed_rounds: u32,
+    /// After a loss, and no attempt since.
+    has_paused: bool,
+    told: telemetry::Dialling,
 }
 
 impl Dialler {
     /// Sees to a connection that is missing. Says how long to wait before the next step.
     async fn fill(&mut self, cluster: &Arc<Shared>, gap: &Gap) -> Option<Duration> {
-        if let Some(lost) = cluster.discard_lost(gap) {
+        let lost = cluster.discard_lost();
+        for link in &lost {
+            self.told.lost(link.role.label());
+        }
+        if !lost.is_empty() && !replace(&mut self.has_paused, true) {
             return Some(self.lose(cluster, &lost));
         }
+        self.has_paused = false;
         self.dial(cluster, gap).await
     }
 
-    /// Even the first attempt after a loss waits a little, for the others that lost the same
-    /// broker; and if connections come and go, as behind a balancer without servers, the pauses
-    /// grow as if they had failed.
-    fn lose(&mut self, cluster: &Shared, lost: &Link) -> Duration {
-        if lost.age() > cluster.config.backoff.max {
+    /// What was lost at about the same time counts as one loss. Even the first attempt after it
+    /// waits a little, for the others that lost the same broker; and if connections come and go, as
+    /// behind a balancer without servers, the pauses grow as if they had failed.
+    fn lose(&mut self, cluster: &Shared, lost: &[Arc<Link>]) -> Duration {
+        let lasts = |link: &Arc<Link>| link.age() > cluster.config.backoff.max;
+        if lost.iter().any(lasts) {
             self.failed_rounds = 0;
         }
         let cause = Arc::new(ConnectError::Lost);
@@ -98,8 +106,10 @@ impl Dialler {
             fastrand::shuffle(&mut self.hosts);
         }
         let host = self.hosts.pop().expect("a cluster has hosts");
-        match Link::dial(host, gap.role, &cluster.config, &self.attempts).await {
+        let (name, role) = (&cluster.config.name, gap.role.label());
+        match Link::dial(host.clone(), gap.role, &cluster.config).await {
             Ok(link) => {
+                self.told.connected(name, role);
                 self.hosts.clear();
                 prepare(cluster, &link).await;
                 // If it is gone again by now, it is found to be lost like any other.
@@ -107,11 +117,16 @@ impl Dialler {
                 None
             }
             Err(cause) if cause.is_final() => {
+                self.told.refused(name, role, &host, &cause);
                 let cause = Some(Arc::new(cause));
                 cluster.end(State::Closed { cause });
                 None
             }
-            Err(cause) => self.fail(cluster, cause),
+            Err(cause) => {
+                let attempt = self.failed_rounds.saturating_add(1);
+                self.told.failed(name, role, &host, &cause, attempt);
+                self.fail(cluster, cause)
+            }
         }
     }
 
@@ -136,8 +151,11 @@ async fn prepare(cluster: &Shared, link: &Arc<Link>) {
     let deadline = Instant::now() + cluster.config.operation_timeout;
     for preparation in cluster.preparations() {
         if link.is_live() {
-            // What does not end in time says so itself.
-            let _ = timeout_at(deadline, preparation.prepare(link)).await;
+            tokio::select! {
+                // What does not end in time says so itself.
+                _ = timeout_at(deadline, preparation.prepare(link)) => {}
+                () = link.lost() => {}
+            }
         }
     }
 }

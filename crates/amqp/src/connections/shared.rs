@@ -19,7 +19,7 @@ use crate::{
     config::Config,
     error::ChannelError,
     io,
-    link::{Link, Role},
+    link::{Berth, Link, Role},
 };
 
 /// Something to be done on every new connection before anybody else uses it.
@@ -91,30 +91,59 @@ impl Shared {
     ///
     /// Cancel-safe: nothing is taken.
     pub(crate) async fn link(&self, role: Role, most: usize) -> Result<Arc<Link>, ChannelError> {
+        self.pick(role, most, Arc::clone).await
+    }
+
+    /// The same with a place for a channel on it, which nobody else is given.
+    pub(crate) async fn berth(&self, role: Role, most: usize) -> Result<Berth, ChannelError> {
+        self.pick(role, most, Link::berth).await
+    }
+
+    async fn pick<T>(
+        &self,
+        role: Role,
+        most: usize,
+        take: fn(&Arc<Link>) -> T,
+    ) -> Result<T, ChannelError> {
         self.want(role);
         let mut arrivals = self.arrivals.subscribe();
         let mut state = self.watch();
         loop {
             arrivals.borrow_and_update();
-            let live = self.live(role);
-            let fit = live
-                .iter()
-                .filter(|link| !link.is_blocked() && link.has_room(most));
-            if let Some(link) = fit.min_by_key(|link| link.load()) {
-                return Ok(Arc::clone(link));
-            }
+            let live = match self.pick_now(role, most, take) {
+                Ok(picked) => return Ok(picked),
+                Err(live) => live,
+            };
             if let State::Closed { cause } = &*state.borrow_and_update() {
                 return Err(ChannelError::Closed(cause.clone()));
             }
             // One that is blocked will be free again, and one that is worn will be replaced.
             let may_change = |link: &Arc<Link>| link.is_blocked() || link.is_worn();
             if live.len() == self.config.connections && !live.iter().any(may_change) {
+                live.iter().for_each(|link| link.may_have_room());
                 return Err(ChannelError::Exhausted);
             }
             tokio::select! {
                 _ = arrivals.changed() => {}
                 _ = state.changed() => {}
             }
+        }
+    }
+
+    /// Or the live ones, none of which will do.
+    fn pick_now<T>(
+        &self,
+        role: Role,
+        most: usize,
+        take: fn(&Arc<Link>) -> T,
+    ) -> Result<T, Vec<Arc<Link>>> {
+        // One look at a time, or all who come at once find the same one empty.
+        let links = lock(&self.of(role).links);
+        let live = || links.iter().flatten().filter(|link| link.is_live());
+        let fit = live().filter(|link| !link.is_blocked() && link.has_room(most));
+        match fit.min_by_key(|link| link.load()) {
+            Some(link) => Ok(take(link)),
+            None => Err(live().cloned().collect()),
         }
     }
 
@@ -144,13 +173,12 @@ impl Shared {
         self.end(State::Closed { cause: None });
         let links = Role::ALL.iter().flat_map(|role| self.take(*role));
         let farewells = links.map(|link| async move { link.close(limit).await });
-        // In a task, so that they go on if the caller goes.
-        let farewells: Vec<_> = farewells.collect();
-        let _ = io::spawn(join_all(farewells)).await;
+        join_all(farewells).await;
     }
 
-    /// The last state; the first reason stands.
-    pub(super) fn end(&self, last: State) {
+    /// The last state; the first reason stands. What is there stays until it is
+    /// [closed](Self::close).
+    pub(crate) fn end(&self, last: State) {
         self.state.send_if_modified(|state| {
             let open = !state.is_closed();
             if open {
@@ -184,19 +212,28 @@ impl Shared {
     }
 
     /// Takes away what was lost. A worn connection stays until there is another.
-    pub(super) fn discard_lost(&self, gap: &Gap) -> Option<Arc<Link>> {
-        let mut links = lock(&self.of(gap.role).links);
-        links[gap.place].take_if(|link| !link.is_live())
+    pub(super) fn discard_lost(&self) -> Vec<Arc<Link>> {
+        let of_role = |role: &Role| {
+            let mut links = lock(&self.of(*role).links);
+            let lost = links
+                .iter_mut()
+                .filter_map(|link| link.take_if(|link| !link.is_live()));
+            lost.collect::<Vec<_>>()
+        };
+        Role::ALL.iter().flat_map(of_role).collect()
     }
 
     pub(super) fn install(&self, gap: &Gap, link: Arc<Link>) {
-        if self.state.borrow().is_closed() {
-            let limit = self.config.operation_timeout;
-            io::spawn(async move { link.close(limit).await });
-            return;
-        }
-        // The old one goes when its last channel does.
-        let old = lock(&self.of(gap.role).links)[gap.place].replace(link);
+        let old = {
+            let mut links = lock(&self.of(gap.role).links);
+            // Looked at under the lock: whoever closes takes away what is there after saying so.
+            // A link that comes too late is dropped, and closed with that.
+            if self.state.borrow().is_closed() {
+                return;
+            }
+            // The old one goes when its last channel does.
+            links[gap.place].replace(link)
+        };
         drop(old);
         self.arrivals.send_modify(|arrivals| *arrivals += 1);
     }

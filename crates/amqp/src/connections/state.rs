@@ -17,7 +17,7 @@ use crate::error::ConnectError;
 pub enum State {
     /// Nothing has been lost, but there is no connection yet.
     Connecting,
-    /// All connections that are needed are there.
+    /// All connections that are needed are there, or on their way for the first time.
     Up,
     /// The connections are there, but the broker reads nothing from one that publishes, because it
     /// is short of memory or disk ([RabbitMQ: blocked connections][1]).
@@ -31,7 +31,8 @@ pub enum State {
     Down {
         /// Why the last attempt failed.
         cause: Arc<ConnectError>,
-        /// How many rounds over the hosts have failed since the outage began.
+        /// How many rounds over the hosts have failed since the outage began, and before, if
+        /// connections come and go.
         attempt: u32,
     },
     /// There will be no connections any more.

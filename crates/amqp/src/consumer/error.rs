@@ -8,7 +8,10 @@ use lapin::{
 };
 use thiserror::Error;
 
-use crate::error::ChannelError;
+use crate::{
+    error::ChannelError,
+    topology::{TopologyError, TopologyErrorKind},
+};
 
 /// Why a consumer has no subscription. No message is lost by any of these: what was delivered and
 /// not acknowledged is delivered again.
@@ -42,6 +45,9 @@ pub enum ConsumeError {
     /// There is no channel for it.
     #[error(transparent)]
     Channel(#[from] ChannelError),
+    /// The consumer's topology could not be declared; the error names the entity.
+    #[error("the topology could not be declared: {0}")]
+    Topology(#[from] TopologyError),
     /// The broker ended the subscription: the queue was deleted, or moved
     /// ([RabbitMQ: consumer cancel notify][1]).
     ///
@@ -80,23 +86,30 @@ impl ConsumeError {
         }
     }
 
-    /// Whether trying again cannot help: the settings, the rights or the arguments are wrong, or
-    /// the cluster is closed.
+    /// Whether trying again cannot help: the settings, the rights or the arguments are wrong, the
+    /// topology is not as the broker has it, or the cluster is closed.
     pub fn is_final(&self) -> bool {
-        matches!(
-            self,
+        match self {
             Self::Setting { .. }
-                | Self::Refused(_)
-                | Self::Invalid(_)
-                | Self::Channel(ChannelError::Closed(_))
-        )
+            | Self::Refused(_)
+            | Self::Invalid(_)
+            | Self::Channel(ChannelError::Closed(_)) => true,
+            // Somebody else's exchange, which may be on its way back.
+            Self::Topology(error) if matches!(error.kind, TopologyErrorKind::Missing(_)) => false,
+            Self::Topology(error) => error.is_final(),
+            _ => false,
+        }
     }
 
-    /// Whether it is final for a consumer that begins. An absent queue and one in use are, for that
-    /// is how a mistyped name looks. One that recovers tries again: the queue may be on its way
-    /// back, or held by its own former connection.
+    /// Whether it is final for a consumer that begins. What is absent is, and a queue in use, for
+    /// that is how a mistyped name looks. One that recovers tries again: the queue may be on its
+    /// way back, or held by its own former connection.
     pub(super) fn is_final_at_start(&self) -> bool {
-        self.is_final() || matches!(self, Self::NoQueue(_) | Self::InUse(_))
+        match self {
+            Self::NoQueue(_) | Self::InUse(_) => true,
+            Self::Topology(error) => error.is_final(),
+            _ => self.is_final(),
+        }
     }
 }
 

@@ -18,7 +18,7 @@ pub(super) struct Inbox {
     /// Guards a look or a change. No ticket is dropped while it is held, for that takes the lock
     /// of a ledger.
     inner: Mutex<Inner>,
-    /// One permit for a delivery to be taken; whoever takes one passes it on if there are more.
+    /// Calls one worker, who calls the next if there is more to be taken.
     arrivals: Notify,
     idle: Notify,
 }
@@ -27,6 +27,10 @@ pub(super) struct Inbox {
 struct Inner {
     waiting: VecDeque<(Delivery, Ticket)>,
     gate: Gate,
+    /// Somebody was called and has not looked yet. Those who are at it may take everything before
+    /// they come: a call for each delivery would mostly be in vain, and costs more than a handler
+    /// that has little to do.
+    called: bool,
     /// Deliveries taken and not settled.
     taken: usize,
 }
@@ -49,8 +53,15 @@ impl Inbox {
             return;
         }
         inner.waiting.push_back((delivery, ticket));
-        drop(inner);
-        self.arrivals.notify_one();
+        self.call(inner);
+    }
+
+    /// Calls somebody to take what waits, unless somebody is on the way.
+    fn call(&self, mut inner: MutexGuard<'_, Inner>) {
+        if !inner.waiting.is_empty() && !mem::replace(&mut inner.called, true) {
+            drop(inner);
+            self.arrivals.notify_one();
+        }
     }
 
     /// The next delivery, or none when there will be no more.
@@ -59,20 +70,24 @@ impl Inbox {
     ///
     /// Cancel-safe: what is taken is returned in the same poll.
     pub(super) async fn take(self: &Arc<Self>) -> Option<OpenDelivery> {
+        let mut was_called = false;
         loop {
-            let mut arrival = std::pin::pin!(self.arrivals.notified());
-            // From here on, whatever arrives is noticed.
-            arrival.as_mut().enable();
-            match self.try_take() {
+            // Ahead of the look, so that no end goes unnoticed; a call waits to be heard.
+            let arrival = self.arrivals.notified();
+            match self.try_take(was_called) {
                 Ok(Some(delivery)) => return Some(delivery),
                 Ok(None) => arrival.await,
                 Err(Ended) => return None,
             }
+            was_called = true;
         }
     }
 
-    fn try_take(self: &Arc<Self>) -> Result<Option<OpenDelivery>, Ended> {
+    fn try_take(self: &Arc<Self>, was_called: bool) -> Result<Option<OpenDelivery>, Ended> {
         let mut inner = self.lock();
+        if was_called {
+            inner.called = false;
+        }
         match inner.gate {
             Gate::Shut => return Err(Ended),
             Gate::Paused => return Ok(None),
@@ -82,11 +97,7 @@ impl Inbox {
             return Ok(None);
         };
         inner.taken += 1;
-        let more = !inner.waiting.is_empty();
-        drop(inner);
-        if more {
-            self.arrivals.notify_one();
-        }
+        self.call(inner);
         let place = Place(Arc::clone(self));
         Ok(Some(OpenDelivery::new(delivery, ticket, place)))
     }
@@ -102,8 +113,8 @@ impl Inbox {
         let mut inner = self.lock();
         if inner.gate == Gate::Paused {
             inner.gate = Gate::Open;
-            drop(inner);
-            self.arrivals.notify_one();
+            inner.called = false;
+            self.call(inner);
         }
     }
 

@@ -17,9 +17,10 @@ use super::{
     ConsumeError, ConsumerState,
     inbox::Inbox,
     registration::{Plan, Registration, lost},
+    source::Source,
     state::Counters,
 };
-use crate::{connections::Shared, io};
+use crate::{connections::Shared, io, telemetry};
 
 /// A subscription that lived for so long was a success: the next attempt comes at once, and the
 /// pauses begin anew.
@@ -45,13 +46,13 @@ pub(super) enum Order {
 }
 
 impl Core {
-    pub(super) fn new(limit: Duration) -> Arc<Self> {
+    pub(super) fn new(limit: Duration, told: telemetry::Consuming) -> Arc<Self> {
         // Nobody sees it before the first subscription, except to learn why there was none.
         let cause = Arc::new(ConsumeError::Timeout(limit));
         let state = ConsumerState::Recovering { cause, attempt: 0 };
         Arc::new(Self {
             inbox: Arc::default(),
-            counters: Arc::default(),
+            counters: Arc::new(Counters::new(told)),
             state: watch::Sender::new(state),
             order: watch::Sender::new(Order::Keep),
         })
@@ -113,11 +114,18 @@ pub(super) type Begun = oneshot::Sender<Result<(), ConsumeError>>;
 
 /// Keeps a subscription until it is told to leave, or cannot. Says whether the broker has had all
 /// verdicts of the last one.
-pub(super) async fn run(cluster: Arc<Shared>, core: Arc<Core>, plan: Plan, begun: Begun) -> bool {
+pub(super) async fn run(
+    cluster: Arc<Shared>,
+    core: Arc<Core>,
+    source: Source,
+    plan: Plan,
+    begun: Begun,
+) -> bool {
     let mut keeper = Keeper {
         orders: core.order.subscribe(),
         core,
         cluster,
+        source,
         plan,
         begun: Some(begun),
         failures: 0,
@@ -140,6 +148,7 @@ pub(super) async fn run(cluster: Arc<Shared>, core: Arc<Core>, plan: Plan, begun
 struct Keeper {
     cluster: Arc<Shared>,
     core: Arc<Core>,
+    source: Source,
     plan: Plan,
     orders: watch::Receiver<Order>,
     /// Until the first subscription.
@@ -165,6 +174,9 @@ impl Keeper {
                     let Some(cause) = self.receive(&registration, stream).await else {
                         return ConsumerState::Stopped;
                     };
+                    if registration.link().is_live() {
+                        self.source.doubt();
+                    }
                     if began.elapsed() >= SUCCESS {
                         self.failures = 0;
                         self.recover(cause);
@@ -173,7 +185,10 @@ impl Keeper {
                     cause
                 }
                 Err(cause) if self.is_final(&cause) => return self.fail(cause),
-                Err(cause) => cause,
+                Err(cause) => {
+                    self.source.doubt();
+                    cause
+                }
             };
             self.failures = self.failures.saturating_add(1);
             self.recover(cause);
@@ -189,7 +204,10 @@ impl Keeper {
     async fn attempt(
         &mut self,
     ) -> Option<Result<(Arc<Registration>, lapin::Consumer), ConsumeError>> {
-        let opening = Registration::open(&self.cluster, &self.plan, &self.core.counters);
+        let opening = async {
+            let place = self.source.find(&self.cluster).await?;
+            Registration::open(place, &self.plan, &self.core.counters).await
+        };
         tokio::select! {
             biased;
             () = told(&mut self.orders, Order::Leave) => None,
@@ -206,6 +224,7 @@ impl Keeper {
         let task = Arc::clone(registration).acknowledge();
         self.acknowledging.spawn_on(task, io::handle());
         Counters::add(&self.core.counters.registrations, 1);
+        self.core.counters.told.subscribed();
         self.core.registered();
         if let Some(begun) = self.begun.take() {
             // Nobody waits if the start was given up; the order to leave follows.
@@ -224,7 +243,7 @@ impl Keeper {
         registration: &Arc<Registration>,
         mut stream: lapin::Consumer,
     ) -> Option<ConsumeError> {
-        let mut health = registration.health();
+        let mut health = registration.link().health();
         let cause = loop {
             tokio::select! {
                 biased;
@@ -255,6 +274,7 @@ impl Keeper {
 
     fn pass_on(&self, registration: &Arc<Registration>, message: lapin::message::Delivery) {
         Counters::add(&self.core.counters.delivered, 1);
+        self.core.counters.told.delivered();
         let ticket = registration.deliver(message.delivery_tag);
         self.core.inbox.push(message.into(), ticket);
     }
@@ -296,6 +316,7 @@ impl Keeper {
     }
 
     fn recover(&mut self, cause: ConsumeError) {
+        self.core.counters.told.lost(&cause, self.failures);
         self.core.state.send_replace(ConsumerState::Recovering {
             cause: Arc::new(cause),
             attempt: self.failures,
@@ -303,6 +324,7 @@ impl Keeper {
     }
 
     fn fail(&mut self, cause: ConsumeError) -> ConsumerState {
+        self.core.counters.told.failed(&cause);
         let shared = Arc::new(cause.clone());
         if let Some(begun) = self.begun.take() {
             let _ = begun.send(Err(cause));

@@ -2,7 +2,8 @@
 //! not. Knows no channel and no clock: both are arguments.
 //!
 //! Acknowledgements wait for company, so that one frame with `multiple` covers many (AMQP 0-9-1,
-//! `basic.ack`); they do not wait if nothing else is open, for then no company will come.
+//! `basic.ack`). One that comes alone after a moment of quiet does not wait; in a flow of messages
+//! the next is on its way even if nothing else is open.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -64,6 +65,8 @@ pub(super) struct Ledger {
     acked: usize,
     /// Since when the oldest of them waits, about.
     since: Option<Instant>,
+    /// When the last frame for any of them was.
+    last: Option<Instant>,
     /// So many acked are reason enough for a frame.
     batch: usize,
     phase: Phase,
@@ -87,6 +90,7 @@ impl Ledger {
             refused: Vec::new(),
             acked: 0,
             since: None,
+            last: None,
             // Half the prefetch stays on its way while the other half is acknowledged.
             batch: usize::from(prefetch / 2).clamp(1, 64),
             phase: Phase::Live,
@@ -112,7 +116,7 @@ impl Ledger {
                 self.acked += 1;
                 let first = self.since.is_none();
                 self.since.get_or_insert(now);
-                Some(first || self.acked >= self.batch || self.nothing_is_open())
+                Some(first || self.acked >= self.batch || self.is_alone(now))
             }
             Outcome::Requeue | Outcome::Reject => {
                 self.slots.remove(&tag);
@@ -137,7 +141,7 @@ impl Ledger {
     fn ack(&mut self, now: Instant, frames: &mut Vec<Frame>) {
         let waited = self.since.is_some_and(|since| now >= since + COMPANY);
         let all = self.phase == Phase::Closing;
-        let due = all || waited || self.acked >= self.batch || self.nothing_is_open();
+        let due = all || waited || self.acked >= self.batch || self.is_alone(now);
         if self.acked == 0 || !due {
             return;
         }
@@ -148,6 +152,7 @@ impl Ledger {
             self.ack_singly(frames);
         }
         self.since = (self.acked > 0).then_some(if run { now } else { self.since.unwrap_or(now) });
+        self.last = Some(now);
     }
 
     /// One frame for all that precede the first open one. Says whether there was any.
@@ -194,8 +199,10 @@ impl Ledger {
         }
     }
 
-    fn nothing_is_open(&self) -> bool {
-        self.acked == self.slots.len()
+    /// Nothing is open, and it has been quiet.
+    fn is_alone(&self, now: Instant) -> bool {
+        let is_quiet = self.last.is_none_or(|last| now >= last + COMPANY);
+        is_quiet && self.acked == self.slots.len()
     }
 
     /// No more deliveries will come.
@@ -251,6 +258,24 @@ mod tests {
     }
 
     #[test]
+    fn in_a_flow_those_that_come_one_by_one_share_a_frame_too() {
+        let (mut ledger, now) = of(100, 1);
+        ledger.settle(1, Outcome::Ack, now);
+        assert_eq!(ledger.due(now).0, [ack(1, 1)]);
+        for tag in 2..=9 {
+            ledger.deliver(tag);
+            assert_eq!(ledger.settle(tag, Outcome::Ack, now), Some(tag == 2));
+            assert_eq!(ledger.due(now), (vec![], Next::At(now + COMPANY)));
+        }
+        let later = now + COMPANY;
+        assert_eq!(ledger.due(later), (vec![ack(9, 8)], Next::WhenWoken));
+        ledger.deliver(10);
+        let later = later + COMPANY;
+        assert_eq!(ledger.settle(10, Outcome::Ack, later), Some(true));
+        assert_eq!(ledger.due(later).0, [ack(10, 1)]);
+    }
+
+    #[test]
     fn in_company_one_frame_covers_a_batch() {
         let (mut ledger, now) = of(20, 20);
         for tag in 1..10 {
@@ -280,6 +305,7 @@ mod tests {
         assert_eq!(ledger.due(later).0, [ack(2, 2)]);
         let later = later + COMPANY;
         assert_eq!(ledger.due(later).0, [ack(4, 1), ack(5, 1)]);
+        let later = later + COMPANY;
         ledger.settle(3, Outcome::Ack, later);
         assert_eq!(ledger.due(later).0, [ack(3, 1)]);
     }

@@ -13,6 +13,7 @@ mod registration;
 
 mod handler;
 mod ledger;
+mod source;
 mod state;
 
 mod error;
@@ -39,9 +40,15 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-use crate::{cluster::Cluster, connections::Shared, io};
+use crate::{
+    cluster::Cluster,
+    config::LONGEST,
+    io, telemetry,
+    topology::{Declaration, Topology},
+};
 use keeper::{Core, Order};
 use registration::Plan;
+use source::Source;
 
 /// A subscription to a queue that lasts: whatever is lost, it subscribes again, with the same
 /// prefetch, and says so ([`watch`](Self::watch)).
@@ -52,13 +59,14 @@ use registration::Plan;
 /// - Order is that of delivery with a [`concurrency`](Builder::concurrency) of 1, and none in
 ///   particular above that.
 /// - Acknowledgements are sent in company where order allows, so that one frame covers many; one
-///   that nothing else is being processed beside is sent at once, and others wait a few milliseconds,
-///   or for as long as those before them keep being settled.
+///   that comes alone is sent at once, and others wait a few milliseconds, or for as long as those
+///   before them keep being settled.
 /// - It has a channel of its own, on a connection that nobody publishes on: a broker that blocks
 ///   publishers goes on delivering, and taking acknowledgements.
 /// - When the queue is absent, or in use, as the consumer *starts*, that is an error. Afterwards it
-///   tries again until the queue is back. Refused access and arguments that the broker does not
-///   take end it at any time ([`ConsumerState::Failed`]).
+///   tries again until the queue is back, or declares it if it has a
+///   [topology](Builder::topology). Refused access, and arguments or a topology that the broker
+///   does not take, end it at any time ([`ConsumerState::Failed`]).
 /// - It is a handle to the cluster: that lives for as long as this.
 ///
 /// Dropped, it ends the subscription without waiting: what is being processed goes on, and is
@@ -89,12 +97,13 @@ pub struct Consumer {
 }
 
 impl Consumer {
-    /// A consumer of this queue, which must exist. Queues that the broker names (an empty name)
-    /// cannot be consumed yet.
+    /// A consumer of this queue, which exists or is in the consumer's
+    /// [topology](Builder::topology).
     pub fn builder(cluster: &Cluster, queue: impl Into<String>) -> Builder {
         Builder {
-            cluster: Arc::clone(cluster.shared()),
+            cluster: cluster.clone(),
             queue: queue.into(),
+            topology: None,
             prefetch: 100,
             concurrency: 1,
             exclusive: false,
@@ -154,6 +163,7 @@ impl Consumer {
     ///
     /// The consumer stops from the first poll on; dropped later, nothing is cut off.
     pub async fn stop_within(self, limit: Duration) -> Result<(), StopError> {
+        let limit = limit.min(LONGEST);
         let deadline = Instant::now() + limit;
         let reserve = (limit / 10).min(Duration::from_secs(1));
         self.core.leave();
@@ -191,8 +201,9 @@ impl fmt::Debug for Consumer {
 /// Builds a [`Consumer`].
 #[must_use = "a builder does nothing until it starts"]
 pub struct Builder {
-    cluster: Arc<Shared>,
+    cluster: Cluster,
     queue: String,
+    topology: Option<Topology>,
     prefetch: u16,
     concurrency: usize,
     exclusive: bool,
@@ -202,6 +213,34 @@ pub struct Builder {
 }
 
 impl Builder {
+    /// Has this declared before the consumer subscribes, again on every new connection, and again
+    /// when the queue was deleted: then the consumer brings it back itself.
+    ///
+    /// The queue may be one that belongs to a connection, temporary or exclusive. It is consumed on
+    /// that connection, and when that is lost, its successor is, under its new name, with its
+    /// bindings.
+    ///
+    /// What the broker does not accept ends this consumer, then or later, and no other
+    /// ([`ConsumeError::Topology`]).
+    ///
+    /// ```no_run
+    /// # use wharf_amqp::{Cluster, Consumer, Topology, consumer::{Delivery, Outcome}, topology::Queue};
+    /// # async fn consume(cluster: &Cluster) -> Result<(), Box<dyn std::error::Error>> {
+    /// let topology = Topology::new()
+    ///     .queue(Queue::temporary("audit"))
+    ///     .bind("audit", "amq.topic", "orders.#");
+    /// let consumer = Consumer::builder(cluster, "audit")
+    ///     .topology(topology)
+    ///     .start(async |delivery: Delivery| Outcome::Ack)
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn topology(mut self, topology: Topology) -> Self {
+        self.topology = Some(topology);
+        self
+    }
+
     /// How many messages the broker delivers ahead of their acknowledgement: as many are held in
     /// memory at most. From 1; default 100. It is the same after a recovery.
     pub fn prefetch(mut self, messages: u16) -> Self {
@@ -294,11 +333,13 @@ impl Builder {
     }
 
     async fn subscribe(self) -> Result<Consumer, ConsumeError> {
-        let limit = self.cluster.config.operation_timeout;
-        let (cluster, plan) = self.plan()?;
-        let core = Core::new(limit);
+        let told = telemetry::Consuming::new(&self.cluster.shared().config.name, &self.queue);
+        let (cluster, source, plan) = self.plan()?;
+        let limit = plan.limit;
+        let core = Core::new(limit, told);
         let (begun, first) = oneshot::channel();
-        let keeper = keeper::run(cluster, Arc::clone(&core), plan, begun);
+        let cluster = Arc::clone(cluster.shared());
+        let keeper = keeper::run(cluster, Arc::clone(&core), source, plan, begun);
         let consumer = Consumer {
             core,
             keeper: io::spawn(keeper),
@@ -311,7 +352,7 @@ impl Builder {
         Ok(consumer)
     }
 
-    fn plan(self) -> Result<(Arc<Shared>, Plan), ConsumeError> {
+    fn plan(self) -> Result<(Cluster, Source, Plan), ConsumeError> {
         let wrong = |field, bound| Err(ConsumeError::Setting { field, bound });
         let name = |name: &str| ShortString::try_new(name).ok();
         let Some(queue) = name(&self.queue).filter(|_| !self.queue.is_empty()) else {
@@ -326,15 +367,20 @@ impl Builder {
         if !(1..=65_535).contains(&self.concurrency) {
             return wrong("concurrency", "from 1 to 65,535");
         }
+        let topology = self.topology.as_ref();
+        let topology = topology.map(|topology| Declaration::register(&self.cluster, topology));
         let plan = Plan {
-            queue: Box::new(queue),
             tag,
             prefetch: self.prefetch,
             exclusive: self.exclusive,
             arguments: self.arguments,
-            limit: self.cluster.config.operation_timeout,
+            limit: self.cluster.shared().config.operation_timeout,
         };
-        Ok((self.cluster, plan))
+        Ok((
+            self.cluster,
+            Source::new(queue, topology.transpose()?),
+            plan,
+        ))
     }
 }
 
@@ -342,6 +388,7 @@ impl fmt::Debug for Builder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Builder")
             .field("queue", &self.queue)
+            .field("topology", &self.topology)
             .field("prefetch", &self.prefetch)
             .field("concurrency", &self.concurrency)
             .finish_non_exhaustive()

@@ -24,45 +24,22 @@ use tokio::{
 use super::{
     ConsumeError, Outcome, Stale,
     ledger::{Frame, Ledger, Next},
+    source::Place,
     state::Counters,
 };
 use crate::{
     channels::Channel,
-    connections::Shared,
-    link::{Health, Link, Role},
+    link::{Health, Link},
 };
 
-/// What to subscribe to, each time anew.
+/// How to subscribe, each time anew.
 pub(super) struct Plan {
-    pub(super) queue: Box<dyn Whereabouts>,
     pub(super) tag: ShortString,
     pub(super) prefetch: u16,
     pub(super) exclusive: bool,
     pub(super) arguments: FieldTable,
     /// For each call to the broker.
     pub(super) limit: Duration,
-}
-
-/// Says which queue a registration is for, and on which connection. A queue that the broker names
-/// is another after each reconnection, and can be consumed on its own connection only; whoever
-/// declares such queues says here where the last one is. Nobody does so yet: consumers are of
-/// queues with a name.
-pub(super) trait Whereabouts: Send + Sync {
-    /// An error counts as one of the registration: what is not final is tried again.
-    fn queue(&self) -> Result<QueuePlace, ConsumeError>;
-}
-
-pub(super) struct QueuePlace {
-    pub(super) name: ShortString,
-    /// None: any will do.
-    pub(super) link: Option<Arc<Link>>,
-}
-
-impl Whereabouts for ShortString {
-    fn queue(&self) -> Result<QueuePlace, ConsumeError> {
-        let (name, link) = (self.clone(), None);
-        Ok(QueuePlace { name, link })
-    }
 }
 
 pub(super) struct Registration {
@@ -78,31 +55,25 @@ pub(super) struct Registration {
 impl Registration {
     /// Subscribes on a new channel. The caller sets the bound.
     pub(super) async fn open(
-        cluster: &Shared,
+        place: Place,
         plan: &Plan,
         counters: &Arc<Counters>,
     ) -> Result<(Arc<Self>, lapin::Consumer), ConsumeError> {
-        let place = plan.queue.queue()?;
-        let link = match place.link {
-            Some(link) => link,
-            // As many as the broker allows: idle consumers cost their connection nothing.
-            None => cluster.link(Role::Consume, usize::MAX).await?,
-        };
+        let link = place.link;
         let (channel, berth) = link.open(false, plan.limit).await?;
         let channel = Channel::new(channel, berth);
         // Per consumer (RabbitMQ: consumer prefetch).
         let qos = BasicQosOptions { global: false };
-        let qos = channel.basic_qos(plan.prefetch, qos).await;
+        let qos = link.answer(channel.basic_qos(plan.prefetch, qos)).await;
         qos.map_err(ConsumeError::refusal)?;
         let options = BasicConsumeOptions {
             exclusive: plan.exclusive,
             ..BasicConsumeOptions::default()
         };
         let (tag, arguments) = (plan.tag.clone(), plan.arguments.clone());
-        let stream = channel
-            .basic_consume(place.name, tag, options, arguments)
-            .await
-            .map_err(ConsumeError::refusal)?;
+        let consume = channel.basic_consume(place.queue, tag, options, arguments);
+        let stream = link.answer(consume).await;
+        let stream = stream.map_err(ConsumeError::refusal)?;
         let registration = Arc::new(Self {
             channel,
             ledger: Mutex::new(Ledger::new(plan.prefetch)),
@@ -122,8 +93,8 @@ impl Registration {
         }
     }
 
-    pub(super) fn health(&self) -> watch::Receiver<Health> {
-        self.channel.link().health()
+    pub(super) fn link(&self) -> &Link {
+        self.channel.link()
     }
 
     /// Has the broker deliver no more.
@@ -131,7 +102,8 @@ impl Registration {
         let cancel = self
             .channel
             .basic_cancel(tag, BasicCancelOptions::default());
-        matches!(timeout(self.limit, cancel).await, Ok(Ok(())))
+        let cancelled = timeout(self.limit, self.link().answer(cancel)).await;
+        matches!(cancelled, Ok(Ok(())))
     }
 
     /// There will be no more deliveries; the channel is closed when the last is settled.
@@ -151,6 +123,7 @@ impl Registration {
     pub(super) fn bury(&self) {
         let unsent = self.ledger().bury();
         Counters::add(&self.counters.stale, unsent);
+        self.counters.told.stale(unsent);
         self.wake.notify_one();
     }
 
@@ -169,7 +142,7 @@ impl Registration {
     /// Tells the broker what became of the deliveries until none is left and no more come, and
     /// closes the channel. Says whether the broker has had it all.
     pub(super) async fn acknowledge(self: Arc<Self>) -> bool {
-        let mut health = self.health();
+        let mut health = self.link().health();
         loop {
             let (frames, next) = self.ledger().due(Instant::now());
             if !self.send(&frames).await {
@@ -236,6 +209,11 @@ impl Registration {
             Frame::Nack { requeue: false, .. } => &counters.rejected,
         };
         Counters::add(counter, frame.count());
+        match frame {
+            _ if !written => counters.told.stale(frame.count()),
+            Frame::Ack { count, .. } => counters.told.acked(count),
+            Frame::Nack { requeue, .. } => counters.told.refused(requeue),
+        }
         if written && matches!(frame, Frame::Ack { .. }) {
             Counters::add(&counters.ack_frames, 1);
         }
@@ -281,6 +259,7 @@ impl Ticket {
         let settled = self.registration.settle(self.tag, outcome);
         if settled.is_err() {
             Counters::add(&self.registration.counters.stale, 1);
+            self.registration.counters.told.stale(1);
         }
         settled
     }
@@ -296,6 +275,7 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
+        self.registration.counters.told.done();
         if !self.settled {
             // If its channel is gone, the broker has it back already.
             let _ = self.registration.settle(self.tag, Outcome::Requeue);

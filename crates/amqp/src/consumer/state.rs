@@ -6,6 +6,7 @@ use std::sync::{
 };
 
 use super::ConsumeError;
+use crate::telemetry;
 
 /// How a [`Consumer`](super::Consumer) is.
 ///
@@ -72,8 +73,9 @@ pub struct Stats {
     pub registrations: u64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Counters {
+    pub(super) told: telemetry::Consuming,
     pub(super) delivered: AtomicU64,
     pub(super) acked: AtomicU64,
     pub(super) ack_frames: AtomicU64,
@@ -86,6 +88,21 @@ pub(super) struct Counters {
 }
 
 impl Counters {
+    pub(super) fn new(told: telemetry::Consuming) -> Self {
+        Self {
+            told,
+            delivered: AtomicU64::new(0),
+            acked: AtomicU64::new(0),
+            ack_frames: AtomicU64::new(0),
+            requeued: AtomicU64::new(0),
+            rejected: AtomicU64::new(0),
+            stale: AtomicU64::new(0),
+            panics: AtomicU64::new(0),
+            timeouts: AtomicU64::new(0),
+            registrations: AtomicU64::new(0),
+        }
+    }
+
     pub(super) fn add(counter: &AtomicU64, by: u64) {
         counter.fetch_add(by, Ordering::Relaxed);
     }

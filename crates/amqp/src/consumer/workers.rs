@@ -13,6 +13,7 @@ use futures_util::FutureExt;
 use tokio::task::AbortHandle;
 
 use super::{Delivery, Handler, Outcome, keeper::Core, state::Counters};
+use crate::telemetry::Timer;
 
 /// Starts as many as there may be deliveries in processing.
 pub(super) fn start(
@@ -61,16 +62,24 @@ impl Worker {
             Outcome::Requeue
         };
         let counters = &self.core.counters;
+        let timer = Timer::start();
         let handling = async { self.handler.handle(delivery).await };
         let handling = AssertUnwindSafe(handling).catch_unwind();
         let handled = match self.limit {
             Some(limit) => tokio::time::timeout(limit, handling).await,
             None => Ok(handling.await),
         };
+        counters.told.handled(&timer);
         match handled {
             Ok(Ok(outcome)) => return outcome,
-            Ok(Err(_)) => Counters::add(&counters.panics, 1),
-            Err(_) => Counters::add(&counters.timeouts, 1),
+            Ok(Err(_)) => {
+                counters.told.panicked();
+                Counters::add(&counters.panics, 1);
+            }
+            Err(_) => {
+                counters.told.timed_out();
+                Counters::add(&counters.timeouts, 1);
+            }
         }
         failed
     }

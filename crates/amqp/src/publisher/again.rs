@@ -1,59 +1,73 @@
 //! Putting a message on a channel, and again on another when the first was lost.
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::sync::{Arc, atomic::Ordering};
 
 use lapin::{
     ErrorKind,
-    protocol::{AMQPErrorKind, AMQPSoftError},
+    protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError},
 };
 use tokio::time::timeout_at;
 use wharf::GetError;
 
 use super::{
     collector::Collector,
-    entry::{Entry, Fate},
-    outcome::PublishError,
+    entry::{Cause, Entry, Fate},
 };
-use crate::{error::ChannelError, io, link::Health, message::Packed};
+use crate::{
+    error::ChannelError,
+    io,
+    link::Health,
+    message::{Packed, Wire},
+};
 
 /// Under how many channels' ends a message is sent again: one of those that were open on them is
 /// what the broker closes them for.
 const EXCEPTIONS: u32 = 3;
 
-/// Sends messages of unknown fate again, in the order they were first sent in.
-pub(super) fn publish(lost: Vec<Entry>) {
-    io::spawn(async move {
-        for mut entry in lost {
-            if entry.exceptions >= EXCEPTIONS {
-                entry.settle(Fate::Unknown);
-                continue;
-            }
-            entry.republished += 1;
-            entry
-                .home
-                .counts
-                .republished
-                .fetch_add(1, Ordering::Relaxed);
-            place(entry).await;
-        }
-    });
+/// Sends messages of unknown fate again, those of each publisher in the order they came in, so that
+/// deadlines are met: they ascend only among those.
+pub(super) fn publish(mut lost: Vec<Entry>) {
+    lost.sort_by_key(|entry| entry.number);
+    while let Some(first) = lost.first() {
+        let home = Arc::clone(&first.home);
+        let (same, others) = lost
+            .into_iter()
+            .partition(|entry| Arc::ptr_eq(&entry.home, &home));
+        io::spawn(publish_of_one(same));
+        lost = others;
+    }
 }
 
-/// Hands the message to a channel, within its deadline, or settles it.
+async fn publish_of_one(lost: Vec<Entry>) {
+    if let Some(first) = lost.first() {
+        first.home.told.publishing_again(lost.len());
+    }
+    for mut entry in lost {
+        if entry.exceptions >= EXCEPTIONS {
+            entry.settle(Fate::Unknown);
+            continue;
+        }
+        entry.republished += 1;
+        let counts = &entry.home.counts;
+        counts.republished.fetch_add(1, Ordering::Relaxed);
+        entry.home.told.republished();
+        place(entry, None).await;
+    }
+}
+
+/// Hands the message to a channel, within its deadline, or settles it. What is to go over the wire
+/// is made anew if it is not given.
 ///
 /// # Cancel safety
 ///
 /// Dropped before the message was handed over, it is not sent.
-pub(super) async fn place(mut entry: Entry) {
+pub(super) async fn place(mut entry: Entry, mut wire: Option<Wire>) {
     let home = Arc::clone(&entry.home);
     let pool = &home.pool;
     loop {
         let lease = match pool.get_deadline(entry.deadline).await {
             Ok(lease) => lease,
-            Err(error) => return fail(&mut entry, &error),
+            Err(error) => return entry.settle(Fate::NotSent(cause(error))),
         };
         if lease.link().is_blocked() {
             let mut health = lease.link().health();
@@ -61,9 +75,16 @@ pub(super) async fn place(mut entry: Entry) {
             // What is handed to a blocked connection cannot be taken back.
             let free = health.wait_for(|health| !matches!(health, Health::Blocked(_)));
             if timeout_at(entry.deadline, free).await.is_err() {
-                return give_up(&mut entry, "the broker has blocked the connection".into());
+                return entry.settle(Fate::NotSent(Cause::TimedOut(None)));
             }
             continue;
+        }
+        if let Some(invalid) = entry
+            .message
+            .as_ref()
+            .and_then(|m| m.overflow(lease.link().frame_max()))
+        {
+            return entry.settle(Fate::NotSent(Cause::Invalid(invalid)));
         }
         let collector = Collector::of(&lease);
         if collector.is_retired() {
@@ -71,7 +92,7 @@ pub(super) async fn place(mut entry: Entry) {
             Collector::retire(lease.detach());
             continue;
         }
-        match collector.launch(&lease, entry) {
+        match collector.launch(&lease, entry, wire.take()) {
             Ok(()) => return,
             Err(back) => {
                 entry = back;
@@ -81,35 +102,69 @@ pub(super) async fn place(mut entry: Entry) {
     }
 }
 
-fn fail(entry: &mut Entry, error: &GetError<ChannelError>) {
+fn cause(error: GetError<ChannelError>) -> Cause {
     match error {
-        GetError::Timeout { .. } => give_up(entry, error.to_string()),
-        _ => {
-            let id = entry.id.clone();
-            let cause = error.to_string();
-            entry.settle(Fate::NotSent(PublishError::NoChannel { id, cause }));
-        }
+        GetError::Closed => Cause::Closed,
+        GetError::Timeout { .. } => Cause::TimedOut(Some(error)),
+        _ => Cause::NoChannel(error),
     }
 }
 
-fn give_up(entry: &mut Entry, cause: String) {
-    let limit: Duration = entry.home.deadline;
-    let id = entry.id.clone();
-    entry.settle(Fate::NotSent(PublishError::TimedOut { id, limit, cause }));
+/// What a lost message had to do with the end of its channel.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    None,
+    /// It may be what the broker closed it for.
+    Perhaps,
+    /// It is what the broker closed it for.
+    Cause,
 }
 
-/// Whether the broker closed the channel because of this message: it names the exchange that is
-/// missing or forbidden, in single quotes ([RabbitMQ: channels][1]).
+/// The broker names the exchange that is missing or forbidden ([RabbitMQ: channels][1]), or the size
+/// that is too large (`rabbit_channel` of RabbitMQ 3.10.8).
 ///
 /// [1]: https://www.rabbitmq.com/docs/channels#error-handling
-pub(super) fn blames(error: &lapin::Error, message: &Packed) -> bool {
+pub(super) fn part(error: &lapin::Error, packed: &Packed) -> Part {
     let ErrorKind::ProtocolError(error) = error.kind() else {
-        return false;
+        return Part::None;
     };
-    let told = matches!(
-        error.kind(),
-        AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND | AMQPSoftError::ACCESSREFUSED)
-    );
-    let name = format!("exchange '{}' in vhost", message.exchange);
-    told && error.get_message().as_str().contains(&name)
+    let (sign, own) = match error.kind() {
+        AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND | AMQPSoftError::ACCESSREFUSED) => {
+            let name = match packed.exchange() {
+                "" => "amq.default",
+                name => name,
+            };
+            let exchange = format!("exchange '{name}' in vhost");
+            if error.get_message().as_str().contains("access to topic '") {
+                (
+                    "topic '",
+                    format!("topic '{}' in {exchange}", packed.routing_key()),
+                )
+            } else {
+                ("exchange '", exchange)
+            }
+        }
+        AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED) => {
+            let size = packed.body().len();
+            ("message size ", format!("message size {size} is larger"))
+        }
+        // Somebody closed the connection by hand.
+        AMQPErrorKind::Hard(AMQPHardError::CONNECTIONFORCED) => return Part::None,
+        _ => return Part::Perhaps,
+    };
+    let told = error.get_message().as_str();
+    if told.contains(&own) || is_beginning(told, sign, &own) {
+        Part::Cause
+    } else if told.contains(sign) {
+        Part::None
+    } else {
+        Part::Perhaps
+    }
+}
+
+/// RabbitMQ cuts what it says at 255 bytes (`rabbit_binary_generator`), with three dots at the end.
+fn is_beginning(told: &str, sign: &str, own: &str) -> bool {
+    told.strip_suffix("...")
+        .and_then(|told| Some(&told[told.find(sign)?..]))
+        .is_some_and(|told| own.starts_with(told))
 }

@@ -12,34 +12,37 @@
 //! case leaves the message open until its return turns up or all of those have completed.
 
 use std::{
+    any::Any,
     collections::{HashMap, VecDeque},
     future::Future,
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, Wake, Waker},
+    time::Duration,
 };
 
 use lapin::{Confirmation, message::BasicReturnMessage, options::BasicPublishOptions};
 use tokio::{
     sync::Notify,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout},
 };
 
 use super::{
-    again,
-    entry::{Entry, Fate},
+    again::{self, Part},
+    entry::{Cause, Entry, Fate},
 };
-use crate::{channels::Channel, io};
+use crate::{channels::Channel, io, message::Wire};
 
 type Verdict = lapin::Result<Confirmation>;
 type Confirm = Pin<Box<dyn Future<Output = Verdict> + Send>>;
 
-/// After so many rejections in a row a channel is left for another: a client that reconnected
-/// through the node of a dead leader was rejected for ever.
-const PATIENCE: u32 = 256;
+/// A channel as old as this is left for another when a message on it is rejected. When a quorum queue
+/// loses its leader, a channel that first publishes to it before there is another has everything
+/// for that queue rejected for as long as it is open; a new one is served (RabbitMQ 3.10.8).
+const RENEWAL: Duration = Duration::from_secs(1);
 
 /// The channel's end of its collector: the collector ends with it, when nothing is open.
 pub(super) struct Collector(Arc<Desk>);
@@ -47,19 +50,31 @@ pub(super) struct Collector(Arc<Desk>);
 struct Desk {
     /// Held for the first poll of each publish, so that who holds it knows of every message whose
     /// frames may have been sent.
-    arrivals: Mutex<Vec<Arrival>>,
+    arrivals: Mutex<Arrivals>,
     ready: Arc<Ready>,
     /// No more messages are to go out on this channel.
     retired: AtomicBool,
     /// The channel has no holder any more.
     orphaned: AtomicBool,
-    rejections: AtomicU32,
+    began: Instant,
     /// The channel itself when it is retired, until nothing is open on it.
     kept: Mutex<Option<Channel>>,
 }
 
+/// What the collector has not heard of yet, and what it takes to be heard.
+#[derive(Default)]
+struct Arrivals {
+    new: Vec<Arrival>,
+    /// One for each place that an open confirm has or had.
+    bells: Vec<Waker>,
+    free: Vec<usize>,
+    /// When the collector wakes by itself.
+    alarm: Option<Instant>,
+}
+
 struct Arrival {
     entry: Entry,
+    place: usize,
     step: Step,
 }
 
@@ -93,23 +108,23 @@ impl Wake for Bell {
 
 impl Collector {
     pub(super) fn of(channel: &Channel) -> &Collector {
-        let new = || -> Box<dyn std::any::Any + Send + Sync> { Box::new(Self::start()) };
+        let new = || -> Box<dyn Any + Send + Sync> { Box::new(Self::start(channel.raw())) };
         let extension = channel.extension().get_or_init(new);
         extension
             .downcast_ref()
             .expect("bug: another extension of a channel")
     }
 
-    fn start() -> Self {
+    fn start(channel: &Arc<lapin::Channel>) -> Self {
         let desk = Arc::new(Desk {
             arrivals: Mutex::default(),
             ready: Arc::default(),
             retired: AtomicBool::new(false),
             orphaned: AtomicBool::new(false),
-            rejections: AtomicU32::new(0),
+            began: Instant::now(),
             kept: Mutex::default(),
         });
-        io::spawn(Ledger::new(Arc::clone(&desk)).run());
+        io::spawn(Ledger::new(Arc::clone(&desk), Arc::clone(channel)).run());
         Self(desk)
     }
 
@@ -126,23 +141,29 @@ impl Collector {
 
     /// Publishes a message; its verdict is the collector's business. The caller holds the channel.
     /// Gives it back if the channel is closed, and nothing was sent.
-    pub(super) fn launch(&self, channel: &Channel, mut entry: Entry) -> Result<(), Entry> {
+    pub(super) fn launch(
+        &self,
+        channel: &Channel,
+        mut entry: Entry,
+        wire: Option<Wire>,
+    ) -> Result<(), Entry> {
         entry.handed = true;
         let Some(message) = entry.message.clone() else {
             return Ok(());
         };
-        let raw = lapin::Channel::clone(channel);
+        let wire = wire.unwrap_or_else(|| message.wire());
+        let raw = Arc::clone(channel.raw());
         let mut confirm: Confirm = Box::pin(async move {
             let options = BasicPublishOptions {
                 mandatory: message.mandatory,
                 immediate: false,
             };
             let sent = raw.basic_publish(
-                message.exchange.clone(),
-                message.routing_key.clone(),
+                wire.exchange,
+                wire.routing_key,
                 options,
-                &message.body,
-                message.properties.clone(),
+                message.body(),
+                wire.properties,
             );
             sent.await?.await
         });
@@ -151,19 +172,42 @@ impl Collector {
             entry.handed = entry.doubtful;
             return Err(entry);
         }
-        // Takes the delivery tag and queues the frames. What wakes it before the collector has
-        // looked at it is not missed: the collector polls every newcomer.
-        let step = match confirm
-            .as_mut()
-            .poll(&mut Context::from_waker(Waker::noop()))
-        {
+        let place = arrivals.place(&self.0.ready);
+        // Takes the delivery tag and queues the frames. A bell that rings before the collector has
+        // heard of the message is not missed: it takes in bells and newcomers under one lock.
+        let mut context = Context::from_waker(&arrivals.bells[place]);
+        let step = match confirm.as_mut().poll(&mut context) {
             Poll::Pending => Step::Open(confirm),
             Poll::Ready(verdict) => Step::Done(Box::new(verdict)),
         };
-        arrivals.push(Arrival { entry, step });
+        let rings = arrivals.is_urgent(&entry) || matches!(step, Step::Done(_));
+        arrivals.new.push(Arrival { entry, place, step });
         drop(arrivals);
-        self.0.ready.bell.notify_one();
+        if rings {
+            self.0.ready.bell.notify_one();
+        }
         Ok(())
+    }
+}
+
+impl Arrivals {
+    fn place(&mut self, ready: &Arc<Ready>) -> usize {
+        self.free.pop().unwrap_or_else(|| {
+            let place = self.bells.len();
+            let ready = Arc::clone(ready);
+            self.bells
+                .push(Waker::from(Arc::new(Bell { place, ready })));
+            place
+        })
+    }
+
+    /// Whether the collector would sleep for longer than this message may wait.
+    fn is_urgent(&mut self, entry: &Entry) -> bool {
+        let is_urgent = self.alarm.is_none_or(|alarm| entry.deadline < alarm);
+        if is_urgent {
+            self.alarm = Some(entry.deadline);
+        }
+        is_urgent
     }
 }
 
@@ -194,7 +238,9 @@ struct Open {
 /// The collector's books.
 struct Ledger {
     desk: Arc<Desk>,
-    places: Vec<(Option<Open>, Waker)>,
+    channel: Arc<lapin::Channel>,
+    places: Vec<Option<Open>>,
+    bells: Vec<Waker>,
     free: Vec<usize>,
     open: usize,
     /// Which messages have completed, from number `completed` on, in the order they were sent.
@@ -202,18 +248,19 @@ struct Ledger {
     /// All with a lower number have completed.
     completed: u64,
     /// Completed, and not decided.
-    results: Vec<(Entry, Verdict)>,
+    results: Vec<(Entry, Word)>,
     undecided: VecDeque<Undecided>,
-    returned: HashMap<String, Vec<Returned>>,
+    returned: HashMap<Address, Vec<Returned>>,
     lost: Vec<Entry>,
-    next_deadline: Option<Instant>,
 }
 
 impl Ledger {
-    fn new(desk: Arc<Desk>) -> Self {
+    fn new(desk: Arc<Desk>, channel: Arc<lapin::Channel>) -> Self {
         Self {
             desk,
+            channel,
             places: Vec::new(),
+            bells: Vec::new(),
             free: Vec::new(),
             open: 0,
             done: VecDeque::new(),
@@ -222,15 +269,14 @@ impl Ledger {
             undecided: VecDeque::new(),
             returned: HashMap::new(),
             lost: Vec::new(),
-            next_deadline: None,
         }
     }
 
     async fn run(mut self) {
-        let mut woken = Vec::new();
+        let (mut arrived, mut rung) = (Vec::new(), Vec::new());
         loop {
-            // To the end of both: a return may hang on any confirm that has completed.
-            while self.poll_ready(&mut woken) | self.take_arrivals() {}
+            // To the end: a return may hang on any confirm that has completed.
+            while self.take(&mut arrived, &mut rung) {}
             self.decide();
             if self.open == 0 && self.undecided.is_empty() {
                 // The last handle: the broker's side ends with it.
@@ -239,7 +285,7 @@ impl Ledger {
             if self.is_over() {
                 return;
             }
-            let alarm = self.next_deadline;
+            let alarm = lock(&self.desk.arrivals).alarm;
             tokio::select! {
                 () = self.desk.ready.bell.notified() => {}
                 () = sleep_until(alarm.unwrap_or_else(Instant::now)), if alarm.is_some() => {
@@ -253,68 +299,51 @@ impl Ledger {
         self.desk.orphaned.load(Ordering::Acquire)
             && self.open == 0
             && self.undecided.is_empty()
-            && lock(&self.desk.arrivals).is_empty()
+            && lock(&self.desk.arrivals).new.is_empty()
     }
 
-    fn poll_ready(&mut self, woken: &mut Vec<usize>) -> bool {
-        std::mem::swap(&mut *lock(&self.desk.ready.places), woken);
-        let any = !woken.is_empty();
-        for place in woken.drain(..) {
-            self.poll(place);
-        }
+    /// Takes in newcomers and what has completed. Says whether there was anything.
+    fn take(&mut self, arrived: &mut Vec<Arrival>, rung: &mut Vec<usize>) -> bool {
+        let mut arrivals = lock(&self.desk.arrivals);
+        std::mem::swap(&mut arrivals.new, arrived);
+        std::mem::swap(&mut *lock(&self.desk.ready.places), rung);
+        arrivals.free.append(&mut self.free);
+        let known = self.bells.len();
+        self.bells.extend_from_slice(&arrivals.bells[known..]);
+        drop(arrivals);
+        self.places.resize_with(self.bells.len(), || None);
+        let any = !arrived.is_empty() || !rung.is_empty();
+        arrived.drain(..).for_each(|arrival| self.admit(arrival));
+        rung.drain(..).for_each(|place| self.poll(place));
         any
     }
 
-    fn take_arrivals(&mut self) -> bool {
-        let arrivals = std::mem::take(&mut *lock(&self.desk.arrivals));
-        let any = !arrivals.is_empty();
-        for arrival in arrivals {
-            self.admit(arrival);
-        }
-        any
-    }
-
-    fn admit(&mut self, Arrival { entry, step }: Arrival) {
+    fn admit(&mut self, Arrival { entry, place, step }: Arrival) {
         let number = self.completed + self.done.len() as u64;
-        let deadline = entry.deadline;
-        self.next_deadline = Some(self.next_deadline.map_or(deadline, |d| d.min(deadline)));
         match step {
             Step::Done(verdict) => {
                 self.done.push_back(true);
-                self.results.push((entry, *verdict));
+                self.free.push(place);
+                self.file(entry, *verdict);
                 self.advance();
             }
             Step::Open(confirm) => {
                 self.done.push_back(false);
                 self.open += 1;
-                let place = self.place();
-                self.places[place].0 = Some(Open {
+                self.places[place] = Some(Open {
                     entry,
                     number,
                     confirm,
                 });
-                self.poll(place);
             }
         }
     }
 
-    fn place(&mut self) -> usize {
-        self.free.pop().unwrap_or_else(|| {
-            let place = self.places.len();
-            let bell = Bell {
-                place,
-                ready: Arc::clone(&self.desk.ready),
-            };
-            self.places.push((None, Waker::from(Arc::new(bell))));
-            place
-        })
-    }
-
     fn poll(&mut self, place: usize) {
-        let (slot, waker) = &mut self.places[place];
+        let slot = &mut self.places[place];
         // The place's last message may have been woken twice.
         let Some(open) = slot else { return };
-        let mut context = Context::from_waker(waker);
+        let mut context = Context::from_waker(&self.bells[place]);
         let Poll::Ready(verdict) = open.confirm.as_mut().poll(&mut context) else {
             return;
         };
@@ -323,7 +352,7 @@ impl Ledger {
         self.open -= 1;
         let at = usize::try_from(open.number - self.completed).expect("bug: too many are open");
         self.done[at] = true;
-        self.results.push((open.entry, verdict));
+        self.file(open.entry, verdict);
         self.advance();
     }
 
@@ -337,16 +366,12 @@ impl Ledger {
     /// Everything that has completed is known.
     fn decide(&mut self) {
         let mut results = std::mem::take(&mut self.results);
-        let mut judged = Vec::with_capacity(results.len());
-        for (entry, verdict) in results.drain(..) {
-            judged.push(self.file(entry, verdict));
+        let mut broken = false;
+        for (entry, word) in results.drain(..) {
+            broken |= matches!(word, Word::Lost(_));
+            self.judge(entry, word);
         }
         self.results = results;
-        let mut broken = false;
-        for (entry, verdict) in judged {
-            broken |= matches!(verdict, Word::Lost(_));
-            self.judge(entry, verdict);
-        }
         self.reconsider(broken);
         if self.open == 0 && self.undecided.is_empty() {
             self.returned.clear();
@@ -357,12 +382,12 @@ impl Ledger {
     }
 
     /// Puts the returned message, if one is attached, where its owner finds it.
-    fn file(&mut self, entry: Entry, verdict: Verdict) -> (Entry, Word) {
+    fn file(&mut self, entry: Entry, verdict: Verdict) {
         let word = match verdict {
             Ok(Confirmation::Ack(attached)) => {
                 let own = attached
                     .as_ref()
-                    .is_none_or(|a| id_of(a) == Some(&entry.id));
+                    .is_none_or(|message| Address::of_returned(message) == Address::of(&entry));
                 self.keep(attached);
                 if own {
                     Word::Ack
@@ -377,20 +402,17 @@ impl Ledger {
             Ok(Confirmation::NotRequested) => Word::Lost(None),
             Err(error) => Word::Lost(Some(error)),
         };
-        (entry, word)
+        self.results.push((entry, word));
     }
 
     fn keep(&mut self, attached: Option<BasicReturnMessage>) {
         let Some(message) = attached else { return };
-        if let Some(id) = id_of(&message) {
+        if let Some(address) = Address::of_returned(&message) {
             let returned = Returned {
                 code: message.reply_code,
                 text: message.reply_text.to_string(),
             };
-            self.returned
-                .entry(id.to_owned())
-                .or_default()
-                .push(returned);
+            self.returned.entry(address).or_default().push(returned);
         }
     }
 
@@ -398,11 +420,13 @@ impl Ledger {
         match word {
             Word::Nack => {
                 entry.settle(Fate::Rejected);
-                self.count_rejection();
+                let is_old = self.desk.began.elapsed() >= RENEWAL;
+                if is_old && !self.desk.retired.swap(true, Ordering::Relaxed) {
+                    entry.home.told.channel_left();
+                }
             }
             Word::Lost(error) => self.lose(entry, error),
             Word::Ack | Word::AckWithAnothers => {
-                self.desk.rejections.store(0, Ordering::Relaxed);
                 if let Some(fate) = self.find_return(&entry) {
                     entry.settle(fate);
                 } else if entry.mandatory && matches!(word, Word::AckWithAnothers) {
@@ -419,10 +443,11 @@ impl Ledger {
         if !entry.mandatory || self.returned.is_empty() {
             return None;
         }
-        let same = self.returned.get_mut(&entry.id)?;
+        let address = Address::of(entry)?;
+        let same = self.returned.get_mut(&address)?;
         let Returned { code, text } = same.pop()?;
         if same.is_empty() {
-            self.returned.remove(&entry.id);
+            self.returned.remove(&address);
         }
         Some(Fate::Returned { code, text })
     }
@@ -446,29 +471,19 @@ impl Ledger {
         if entry.is_settled() {
             return;
         }
-        if let Some(cause) = error
-            && let lapin::ErrorKind::ProtocolError(_) = cause.kind()
-        {
-            entry.exceptions += 1;
-            if entry
-                .message
-                .as_ref()
-                .is_some_and(|message| again::blames(&cause, message))
-            {
-                let id = entry.id.clone();
-                // None of its copies can have arrived: there is nowhere to.
-                entry.settle(Fate::NotSent(super::PublishError::Refused { id, cause }));
-                return;
+        if let (Some(cause), Some(message)) = (error, &entry.message) {
+            match again::part(&cause, message) {
+                Part::None => {}
+                Part::Perhaps => entry.exceptions += 1,
+                Part::Cause => {
+                    // This copy has not arrived; an earlier one may have.
+                    entry.settle(Fate::NotSent(Cause::Refused(cause)));
+                    return;
+                }
             }
         }
         entry.doubtful = true;
         self.lost.push(entry);
-    }
-
-    fn count_rejection(&self) {
-        if self.desk.rejections.fetch_add(1, Ordering::Relaxed) + 1 >= PATIENCE {
-            self.desk.retired.store(true, Ordering::Relaxed);
-        }
     }
 
     /// Answers those whose time is up. They keep their place in the window until their verdict or
@@ -477,7 +492,7 @@ impl Ledger {
         let now = Instant::now();
         let mut next: Option<Instant> = None;
         let mut given_up = false;
-        let open = self.places.iter_mut().filter_map(|(open, _)| open.as_mut());
+        let open = self.places.iter_mut().filter_map(Option::as_mut);
         let open = open.map(|open| &mut open.entry);
         let undecided = self.undecided.iter_mut().map(|waiting| &mut waiting.entry);
         for entry in open.chain(undecided) {
@@ -494,14 +509,16 @@ impl Ledger {
                 }
             }
         }
-        self.next_deadline = next;
-        let kept = given_up.then(|| lock(&self.desk.kept).take()).flatten();
-        if let Some(channel) = kept {
+        let mut arrivals = lock(&self.desk.arrivals);
+        let newcomers = arrivals.new.iter().map(|arrival| arrival.entry.deadline);
+        arrivals.alarm = newcomers.chain(next).min();
+        drop(arrivals);
+        if given_up {
             // Its open confirms end with it, and their places in the window are free.
+            let channel = Arc::clone(&self.channel);
             io::spawn(async move {
-                let limit = std::time::Duration::from_secs(30);
                 let farewell = channel.close(200, "confirms are overdue".into());
-                let _ = tokio::time::timeout(limit, farewell).await;
+                let _ = timeout(Duration::from_secs(30), farewell).await;
             });
         }
     }
@@ -514,9 +531,34 @@ enum Word {
     Lost(Option<lapin::Error>),
 }
 
-fn id_of(message: &BasicReturnMessage) -> Option<&str> {
-    let id = message.properties.message_id().as_ref()?;
-    Some(id.as_str())
+/// What tells a returned message from others: ids are the user's, and the same may go to several
+/// places.
+#[derive(PartialEq, Eq, Hash)]
+struct Address {
+    id: String,
+    exchange: String,
+    routing_key: String,
+}
+
+impl Address {
+    fn of_returned(message: &BasicReturnMessage) -> Option<Self> {
+        let id = message.properties.message_id().as_ref()?;
+        Some(Self {
+            id: id.to_string(),
+            exchange: message.exchange.to_string(),
+            routing_key: message.routing_key.to_string(),
+        })
+    }
+
+    /// None if it was answered.
+    fn of(entry: &Entry) -> Option<Self> {
+        let message = entry.message.as_ref()?;
+        Some(Self {
+            id: message.id().to_owned(),
+            exchange: message.exchange().to_owned(),
+            routing_key: message.routing_key().to_owned(),
+        })
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

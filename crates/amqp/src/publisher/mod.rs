@@ -19,7 +19,13 @@ use tokio::{
     time::{Instant, timeout, timeout_at},
 };
 
-use crate::{cluster::Cluster, message::Message};
+use crate::{
+    cluster::Cluster,
+    config::LONGEST,
+    message::Message,
+    telemetry,
+    topology::{Declaration, Topology, TopologyError},
+};
 use entry::Entry;
 use window::Home;
 
@@ -39,10 +45,11 @@ use window::Home;
 pub struct Publisher {
     home: Arc<Home>,
     mandatory: bool,
-    /// Bytes of properties that fit into a frame.
-    room: usize,
-    /// The connections live as long as the publisher.
+    /// The largest frame, as configured; the broker may agree to less.
+    frame: u32,
+    /// The connections live as long as the publisher, and what is declared on each new one.
     _cluster: Cluster,
+    topology: Option<Declaration>,
 }
 
 impl Publisher {
@@ -54,6 +61,7 @@ impl Publisher {
             window_bytes: 64 << 20,
             deadline: Duration::from_secs(30),
             mandatory: true,
+            topology: None,
         }
     }
 
@@ -80,29 +88,31 @@ impl Publisher {
                 return Err(PublishError::WindowFull { limit, message });
             }
         };
-        let packed = match message.pack(self.mandatory, self.room) {
-            Ok(packed) => Arc::new(packed),
+        let (packed, wire) = match message.pack(self.mandatory, self.frame) {
+            Ok((packed, wire)) => (Arc::new(packed), wire),
             Err(invalid) => {
                 self.home.release(bytes);
                 return Err(invalid.into());
             }
         };
-        self.home.counts.published.fetch_add(1, Ordering::Relaxed);
+        self.home.told.published();
+        let published = &self.home.counts.published;
         let (answer, verdict) = oneshot::channel();
         let entry = Entry {
             home: Arc::clone(&self.home),
             mandatory: packed.mandatory,
-            id: packed.id.to_string(),
+            number: published.fetch_add(1, Ordering::Relaxed),
             message: Some(packed),
             bytes,
             deadline,
+            timer: telemetry::Timer::start(),
             republished: 0,
             doubtful: false,
             exceptions: 0,
             handed: false,
             answer: Some(answer),
         };
-        again::place(entry).await;
+        again::place(entry, Some(wire)).await;
         verdict.await.expect("bug: every message is answered")
     }
 
@@ -136,6 +146,11 @@ impl Publisher {
         let flushed = self.flush(limit).await;
         self.home.shut();
         flushed
+    }
+
+    /// Its topology, to watch or to declare once more; none if it was built without one.
+    pub fn topology(&self) -> Option<&Declaration> {
+        self.topology.as_ref()
     }
 
     /// What became of its messages so far.
@@ -193,6 +208,7 @@ pub struct PublisherBuilder {
     window_bytes: u32,
     deadline: Duration,
     mandatory: bool,
+    topology: Option<Topology>,
 }
 
 impl PublisherBuilder {
@@ -209,9 +225,9 @@ impl PublisherBuilder {
         self
     }
 
-    /// How long a message may take from the call to its verdict. Default 30 s.
+    /// How long a message may take from the call to its verdict. Default 30 s, a year at most.
     pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.deadline = deadline;
+        self.deadline = deadline.min(LONGEST);
         self
     }
 
@@ -221,35 +237,54 @@ impl PublisherBuilder {
         self
     }
 
-    /// Builds it. Connections are made when the first message needs them.
+    /// What is declared before the first message, and again on every new connection before anything
+    /// is published on it. Temporary and exclusive queues in it are not the publisher's business:
+    /// consumers declare them. Default none.
+    pub fn topology(mut self, topology: Topology) -> Self {
+        self.topology = Some(topology);
+        self
+    }
+
+    /// Builds it, and declares its topology, if it has one, within the operation timeout. Without
+    /// one, connections are made when the first message needs them.
     ///
     /// # Errors
     ///
-    /// None so far.
+    /// [`TopologyError`]: the topology makes no sense, or could not be declared.
     ///
     /// # Cancel safety
     ///
-    /// Cancel-safe.
-    #[allow(
-        clippy::unused_async,
-        reason = "what is declared first will be awaited"
-    )]
-    pub async fn build(self) -> Result<Publisher, PublishError> {
-        // An agreed frame size is at most what RabbitMQ offers by default.
-        let frame = match self.cluster.shared().config.frame_max {
-            0 => 131_072,
-            most => most.min(131_072),
-        };
+    /// That of [`Topology::declare`].
+    pub async fn build(self) -> Result<Publisher, TopologyError> {
+        let publisher = self.build_lazily()?;
+        if let Some(topology) = publisher.topology() {
+            topology.declare_shared().await?;
+        }
+        Ok(publisher)
+    }
+
+    /// The same without waiting for a broker to be there: the topology is declared on the first
+    /// connection, and [`Publisher::topology`] tells what became of it. If there is a connection
+    /// already, use [`build`](Self::build).
+    ///
+    /// # Errors
+    ///
+    /// [`TopologyError`]: the topology makes no sense.
+    pub fn build_lazily(self) -> Result<Publisher, TopologyError> {
+        let topology = self.topology.as_ref();
+        let topology = topology.map(|topology| Declaration::register(&self.cluster, topology));
         Ok(Publisher {
             home: Arc::new(Home::new(
                 self.cluster.confirm_channels().clone(),
                 self.window,
                 self.window_bytes,
                 self.deadline,
+                telemetry::Publishing::new(&self.cluster.shared().config.name),
             )),
-            _cluster: self.cluster.clone(),
+            topology: topology.transpose()?,
+            frame: self.cluster.shared().config.frame_max,
+            _cluster: self.cluster,
             mandatory: self.mandatory,
-            room: frame as usize - 8,
         })
     }
 }

@@ -2,7 +2,12 @@
 
 use std::time::Duration;
 
-use crate::message::{InvalidMessage, Message};
+use wharf::GetError;
+
+use crate::{
+    error::ChannelError,
+    message::{InvalidMessage, Message},
+};
 
 /// What became of a message that was handed to a connection. Exactly one of these.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,35 +80,61 @@ pub enum PublishError {
         /// What was not sent.
         message: Box<Message>,
     },
-    /// There was no connection within the deadline, or only one that the broker blocks. The message
-    /// is gone.
-    #[error("message {id} was not sent within {limit:?}: {cause}")]
+    /// There was no channel within the deadline, or only one on a connection that the broker blocks.
+    /// Here is the message.
+    #[error("not sent within {limit:?}: {}", reason(cause.as_deref()))]
     TimedOut {
-        /// The message's id.
-        id: String,
         /// The deadline.
         limit: Duration,
-        /// What was missing.
-        cause: String,
+        /// Why there was no channel; none if the broker blocked the connection.
+        #[source]
+        cause: Option<Box<GetError<ChannelError>>>,
+        /// What was not sent.
+        message: Box<Message>,
     },
-    /// No channel could be opened. The message is gone.
-    #[error("message {id} was not sent: {cause}")]
+    /// No channel could be opened. Here is the message.
+    #[error("there is no channel to publish on")]
     NoChannel {
-        /// The message's id.
-        id: String,
         /// Why.
-        cause: String,
+        #[source]
+        cause: Box<GetError<ChannelError>>,
+        /// What was not sent.
+        message: Box<Message>,
     },
-    /// The broker closed the channel because of the exchange that the message named: there is none,
-    /// or it may not be used. The message is gone.
-    #[error("the broker refused message {id}: {cause}")]
+    /// The broker closed the channel because of this message: there is no such exchange, or it may
+    /// not be used, or the body is larger than the broker takes. Here is the message.
+    ///
+    /// If the exchange was deleted while several messages to it were under way, a queue may have one
+    /// that came before.
+    #[error("the broker refused the message: {cause}")]
     Refused {
-        /// The message's id.
-        id: String,
         /// What the broker said.
         #[source]
         cause: lapin::Error,
+        /// What was not published.
+        message: Box<Message>,
     },
+}
+
+impl PublishError {
+    /// The message, with its id; none if AMQP cannot carry it.
+    pub fn into_message(self) -> Option<Message> {
+        match self {
+            Self::Invalid(_) => None,
+            Self::Closed(message)
+            | Self::WindowFull { message, .. }
+            | Self::TimedOut { message, .. }
+            | Self::NoChannel { message, .. }
+            | Self::Refused { message, .. } => Some(*message),
+        }
+    }
+}
+
+fn reason(cause: Option<&GetError<ChannelError>>) -> &'static str {
+    match cause {
+        Some(_) => "there was no channel",
+        None => "the broker has blocked the connection",
+    }
 }
 
 /// Messages that had no verdict when the time was up.

@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::Semaphore;
 
-use crate::channels::ChannelPool;
+use crate::{channels::ChannelPool, telemetry};
 
 #[derive(Debug, Default)]
 pub(super) struct Counts {
@@ -29,6 +29,7 @@ pub(super) struct Home {
     pub(super) window_bytes: u32,
     pub(super) deadline: Duration,
     pub(super) closed: AtomicBool,
+    pub(super) told: telemetry::Publishing,
     count: Semaphore,
     bytes: Semaphore,
 }
@@ -39,6 +40,7 @@ impl Home {
         window: u32,
         window_bytes: u32,
         deadline: Duration,
+        told: telemetry::Publishing,
     ) -> Self {
         Self {
             pool,
@@ -47,6 +49,7 @@ impl Home {
             window_bytes,
             deadline,
             closed: AtomicBool::new(false),
+            told,
             count: Semaphore::new(window as usize),
             bytes: Semaphore::new(window_bytes as usize),
         }
@@ -64,11 +67,13 @@ impl Home {
         one.forget();
         many.forget();
         self.counts.in_flight.fetch_add(1, Ordering::Relaxed);
+        self.told.entered();
         Some(bytes)
     }
 
     pub(super) fn release(&self, bytes: u32) {
         self.counts.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.told.left();
         self.bytes.add_permits(bytes as usize);
         self.count.add_permits(1);
     }

@@ -29,6 +29,7 @@ use crate::{
     error::ChannelError,
     io,
     link::{Health, Link, Role},
+    telemetry,
 };
 
 /// What has become of a topology.
@@ -81,7 +82,6 @@ pub struct Declaration {
 
 /// Where a queue is, and what it is called there.
 #[derive(Debug, Clone)]
-#[allow(dead_code, reason = "for consumers")]
 pub(crate) struct Place {
     pub(crate) name: Arc<str>,
     /// The connection that it belongs to. None: any will do.
@@ -125,7 +125,6 @@ impl Declaration {
     }
 
     /// Declares what belongs to everybody: what a publisher needs.
-    #[allow(dead_code, reason = "for publishers")]
     pub(crate) async fn declare_shared(&self) -> Result<(), TopologyError> {
         self.declare_on(Role::Publish).await
     }
@@ -161,7 +160,6 @@ impl Declaration {
 
     /// What a queue is called and where it can be consumed from; none while it is nowhere. A queue
     /// that is not in the topology is called what it is called.
-    #[allow(dead_code, reason = "for consumers")]
     pub(crate) fn place(&self, queue: &str) -> Option<Place> {
         let registration = &self.registration;
         let link = if registration.is_own_queue(queue) {
@@ -249,6 +247,7 @@ struct Registration {
     standing: Mutex<Standing>,
     /// One pass at a time, or two would declare a temporary queue twice.
     turn: tokio::sync::Mutex<()>,
+    told: telemetry::Declaring,
 }
 
 #[derive(Default)]
@@ -291,6 +290,7 @@ impl Registration {
             retries: Default::default(),
             standing: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
+            told: telemetry::Declaring::new(&cluster.config.name),
         })
     }
 
@@ -311,13 +311,7 @@ impl Registration {
     }
 
     async fn attempt(&self, link: &Arc<Link>, deadline: Instant) -> Result<(), TopologyError> {
-        let Ok(_turn) = timeout_at(deadline, self.turn.lock()).await else {
-            let entity = self.topology.items().first().map(Item::entity);
-            return Err(TopologyError {
-                entity: entity.unwrap_or_else(|| Box::new(Entity::Queue(String::new()))),
-                kind: TopologyErrorKind::Timeout(self.limit),
-            });
-        };
+        let _turn = self.turn(&self.turn, deadline).await?;
         let shared = self.pass(link, deadline, false).await;
         self.settle(|standing| standing.shared = Outcome::of(&shared));
         if !self.moves_in(link) {
@@ -340,7 +334,23 @@ impl Registration {
     ) -> Result<(), TopologyError> {
         let items = self.topology.items().iter();
         let items = items.filter(|item| self.topology.is_own(item) == own);
+        let _turn = self.turn(link.declaring(), deadline).await?;
         Pass::new(link, &self.names, deadline).declare(items).await
+    }
+
+    async fn turn<'a>(
+        &self,
+        of: &'a tokio::sync::Mutex<()>,
+        deadline: Instant,
+    ) -> Result<tokio::sync::MutexGuard<'a, ()>, TopologyError> {
+        let turn = timeout_at(deadline, of.lock()).await;
+        turn.map_err(|_| {
+            let entity = self.topology.items().first().map(Item::entity);
+            TopologyError {
+                entity: entity.unwrap_or_else(|| Box::new(Entity::Queue(String::new()))),
+                kind: TopologyErrorKind::Timeout(self.limit),
+            }
+        })
     }
 
     /// Whether what belongs to a connection is to be declared on this one: it is the home, or
@@ -377,7 +387,6 @@ impl Registration {
         }
     }
 
-    #[allow(dead_code, reason = "for consumers")]
     fn is_own_queue(&self, queue: &str) -> bool {
         self.topology
             .items()
@@ -393,8 +402,22 @@ impl Registration {
         self.state.send_if_modified(|state| {
             let is_news = !(state.is_declared() && new.is_declared());
             *state = new;
+            if is_news {
+                self.tell(state);
+            }
             is_news
         });
+    }
+
+    fn tell(&self, state: &TopologyState) {
+        match state {
+            TopologyState::Declared => self.told.declared(),
+            TopologyState::Pending { cause: None } => {}
+            TopologyState::Pending { cause: Some(error) } | TopologyState::Failed(error) => {
+                let is_final = state.failure().is_some();
+                self.told.failed(&error.entity, &error.kind, is_final);
+            }
+        }
     }
 
     fn standing(&self) -> MutexGuard<'_, Standing> {

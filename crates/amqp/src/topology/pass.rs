@@ -78,7 +78,7 @@ impl<'a> Pass<'a> {
         let channel = self.channel().await?;
         let declared =
             channel.exchange_declare(name, exchange.kind.clone(), exchange.options, arguments);
-        answer(self.began, self.deadline, declared).await
+        self.answer(declared).await
     }
 
     async fn queue(&mut self, queue: &Queue, name: &str) -> Result<String, TopologyErrorKind> {
@@ -86,7 +86,7 @@ impl<'a> Pass<'a> {
         let arguments = table(&queue.arguments)?;
         let channel = self.channel().await?;
         let declared = channel.queue_declare(name, queue.options, arguments);
-        let declared = answer(self.began, self.deadline, declared).await?;
+        let declared = self.answer(declared).await?;
         Ok(declared.name().to_string())
     }
 
@@ -113,7 +113,7 @@ impl<'a> Pass<'a> {
         };
         let channel = self.channel().await?;
         let look = channel.queue_declare(name, passive, FieldTable::default());
-        match answer(self.began, self.deadline, look).await {
+        match self.answer(look).await {
             Ok(_) => Ok(true),
             Err(TopologyErrorKind::Missing(_)) => {
                 self.channel = None;
@@ -145,11 +145,21 @@ impl<'a> Pass<'a> {
         if *to_exchange {
             let options = ExchangeBindOptions::default();
             let bound = channel.exchange_bind(destination, source, key, options, arguments);
-            answer(self.began, self.deadline, bound).await
+            self.answer(bound).await
         } else {
             let options = QueueBindOptions::default();
             let bound = channel.queue_bind(destination, source, key, options, arguments);
-            answer(self.began, self.deadline, bound).await
+            self.answer(bound).await
+        }
+    }
+
+    async fn answer<T>(
+        &self,
+        question: impl Future<Output = lapin::Result<T>>,
+    ) -> Result<T, TopologyErrorKind> {
+        match timeout_at(self.deadline, self.link.answer(question)).await {
+            Ok(answer) => answer.map_err(TopologyErrorKind::from),
+            Err(_) => Err(TopologyErrorKind::Timeout(self.deadline - self.began)),
         }
     }
 
@@ -162,17 +172,6 @@ impl<'a> Pass<'a> {
         }
         let channel = self.channel.as_deref();
         Ok(channel.expect("it was put there above").clone())
-    }
-}
-
-async fn answer<T>(
-    began: Instant,
-    deadline: Instant,
-    question: impl Future<Output = lapin::Result<T>>,
-) -> Result<T, TopologyErrorKind> {
-    match timeout_at(deadline, question).await {
-        Ok(answer) => answer.map_err(TopologyErrorKind::from),
-        Err(_) => Err(TopologyErrorKind::Timeout(deadline - began)),
     }
 }
 

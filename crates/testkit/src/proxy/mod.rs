@@ -275,10 +275,12 @@ async fn accept(addr: SocketAddr, shared: Arc<Shared>) {
 fn admit(client: TcpStream, shared: &Arc<Shared>) {
     let orders = shared.orders.subscribe();
     let door = orders.borrow().door;
+    let link = Link::new(Arc::clone(shared), orders);
+    // After the link has begun: whoever has seen it counted can end it.
     shared.count(|counts| counts.accepted += 1);
     match door {
         Door::AcceptAndEnd(end) => tokio::spawn(link::end(client, end)),
-        Door::Open | Door::Shut => tokio::spawn(Link::new(Arc::clone(shared), orders).run(client)),
+        Door::Open | Door::Shut => tokio::spawn(link.run(client)),
     };
 }
 

@@ -2,14 +2,19 @@
 
 use std::fmt;
 
+/// Two quartiles and the median.
 #[derive(Clone, Copy, Debug)]
 pub struct Spread {
+    /// The first quartile.
     pub lower: f64,
+    /// The second.
     pub median: f64,
+    /// The third.
     pub upper: f64,
 }
 
 impl Spread {
+    /// None of no figures.
     pub fn of(mut figures: Vec<f64>) -> Option<Self> {
         figures.sort_by(f64::total_cmp);
         Some(Self {

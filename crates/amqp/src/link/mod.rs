@@ -1,6 +1,10 @@
 //! One connection: dialling it, noticing that it is lost or blocked, opening channels on it.
 
+mod line;
+mod tls;
+
 use std::{
+    pin::pin,
     sync::{
         Arc, Weak,
         atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
@@ -10,8 +14,9 @@ use std::{
 
 use futures_util::{Stream, StreamExt};
 use lapin::{
-    Connection, ConnectionProperties, Event,
+    ConnectionProperties, Event,
     options::ConfirmSelectOptions,
+    tcp::OwnedTLSConfig,
     uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo},
 };
 use tokio::{
@@ -23,8 +28,9 @@ use crate::{
     config::Config,
     endpoint::Endpoint,
     error::{ChannelError, ConnectError},
-    io,
+    io, telemetry,
 };
+use line::Line;
 
 /// How a connection is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,7 +54,7 @@ pub(crate) enum Role {
 impl Role {
     pub(crate) const ALL: [Role; 3] = [Role::Publish, Role::Consume, Role::General];
 
-    fn label(self) -> &'static str {
+    pub(crate) fn label(self) -> &'static str {
         match self {
             Role::Publish => "publish",
             Role::Consume => "consume",
@@ -65,10 +71,11 @@ const SPOILED: u32 = 256;
 const LOOK: Duration = Duration::from_secs(1);
 
 pub(crate) struct Link {
-    connection: Connection,
+    line: Arc<Line>,
     pub(crate) role: Role,
     pub(crate) host: Endpoint,
     health: watch::Sender<Health>,
+    declaring: tokio::sync::Mutex<()>,
     since: Instant,
     /// Channels open or being opened.
     channels: AtomicUsize,
@@ -76,62 +83,85 @@ pub(crate) struct Link {
     spoiled: AtomicU32,
     /// There were no channels to be had, and none has been given back since.
     is_full: AtomicBool,
+    /// How long its farewell may take.
+    limit: Duration,
+    told: telemetry::Connection,
 }
 
 impl Link {
-    /// Dials a host. An attempt that has no end is left behind, and its connection closed if it
-    /// comes about after all: one that is dropped half-way would leave its thread behind for good.
+    /// Dials a host, within the connect timeout.
     pub(crate) async fn dial(
         host: Endpoint,
         role: Role,
         config: &Config,
-        attempts: &Arc<tokio::sync::Semaphore>,
     ) -> Result<Arc<Self>, ConnectError> {
-        let limit = config.connect_timeout;
-        let deadline = Instant::now() + limit;
-        let attempt = Arc::clone(attempts).acquire_owned();
-        let Ok(Ok(attempt)) = timeout(limit, attempt).await else {
-            return Err(ConnectError::Timeout(limit));
-        };
         let (uri, properties) = request(&host, role, config);
-        let dialling = io::spawn(async move {
-            let runtime = async_rs::Runtime::tokio_with_handle(io::handle().clone());
-            let connection = Connection::connect_uri_with_runtime(uri, properties, runtime).await;
-            drop(attempt);
-            connection
-        });
-        let mut dialling = Abandoned(Some(dialling));
-        let running = dialling.0.as_mut().expect("it was put there above");
-        let connection = match tokio::time::timeout_at(deadline, running).await {
-            Ok(Ok(outcome)) => outcome?,
-            Ok(Err(died)) => {
-                let died = std::io::Error::other(died);
-                return Err(ConnectError::Failed(died.into()));
-            }
-            Err(_) => return Err(ConnectError::Timeout(limit)),
+        let limit = config.connect_timeout;
+        let files = if host.tls {
+            let files = timeout(limit, tls::read(config)).await;
+            files.map_err(|_| ConnectError::Timeout(limit))??
+        } else {
+            OwnedTLSConfig::default()
         };
+        let line = Line::dial(uri, files, properties, limit).await?;
         let link = Arc::new(Self {
-            connection,
+            line: Arc::new(line),
             role,
+            told: telemetry::Connection::up(&config.name, role.label(), &host),
             host,
             health: watch::Sender::new(Health::Well),
+            declaring: tokio::sync::Mutex::default(),
             since: Instant::now(),
             channels: AtomicUsize::new(0),
             spoiled: AtomicU32::new(0),
             is_full: AtomicBool::new(false),
+            limit: config.operation_timeout,
         });
-        let events = link.connection.events_listener();
+        let events = link.line.connection.events_listener();
         io::spawn(attend(Arc::downgrade(&link), events));
         Ok(link)
+    }
+
+    /// To be held while things are declared, so that an error the broker closes the connection for
+    /// is laid to whoever made it.
+    pub(crate) fn declaring(&self) -> &tokio::sync::Mutex<()> {
+        &self.declaring
     }
 
     pub(crate) fn health(&self) -> watch::Receiver<Health> {
         self.health.subscribe()
     }
 
+    /// Until it is lost.
+    pub(crate) async fn lost(&self) {
+        // The sender is here.
+        let mut health = self.health();
+        let _ = health.wait_for(|health| *health == Health::Lost).await;
+    }
+
+    /// What lapin makes of a question to the broker, or an error soon after the connection is lost:
+    /// lapin 4.12 never answers what is asked as it dies. The caller sets the bound.
+    pub(crate) async fn answer<T>(
+        &self,
+        question: impl Future<Output = lapin::Result<T>>,
+    ) -> lapin::Result<T> {
+        let mut question = pin!(question);
+        tokio::select! {
+            biased;
+            answer = &mut question => return answer,
+            () = self.lost() => {}
+        }
+        // What was asked before may be answered with why it died.
+        let answer = timeout(LOOK, question).await;
+        answer.unwrap_or_else(|_| {
+            let state = lapin::ConnectionState::Closed;
+            Err(lapin::ErrorKind::InvalidConnectionState(state).into())
+        })
+    }
+
     /// Whether channels can be opened and used on it, though perhaps not at once.
     pub(crate) fn is_live(&self) -> bool {
-        *self.health.borrow() != Health::Lost && self.connection.status().connected()
+        *self.health.borrow() != Health::Lost && self.line.connection.status().connected()
     }
 
     pub(crate) fn is_blocked(&self) -> bool {
@@ -140,8 +170,13 @@ impl Link {
 
     /// Whether it is time for another: see [`SPOILED`].
     pub(crate) fn is_worn(&self) -> bool {
-        let most = u32::from(self.connection.configuration().channel_max());
+        let most = u32::from(self.line.connection.configuration().channel_max());
         self.spoiled.load(Ordering::Relaxed) >= SPOILED.min(most / 2).max(1)
+    }
+
+    /// The largest frame as agreed with the broker, 0 if there is no bound.
+    pub(crate) fn frame_max(&self) -> u32 {
+        self.line.connection.configuration().frame_max()
     }
 
     /// For how long it has existed.
@@ -154,9 +189,23 @@ impl Link {
         self.load() < most && !self.is_full.load(Ordering::Relaxed)
     }
 
+    /// Whoever asks next for a channel shall ask lapin: a number is free a little later than the
+    /// berth, and nobody says when.
+    pub(crate) fn may_have_room(&self) {
+        self.is_full.store(false, Ordering::Relaxed);
+    }
+
     /// How many channels are open.
     pub(crate) fn load(&self) -> usize {
         self.channels.load(Ordering::Relaxed)
+    }
+
+    /// A place for a channel.
+    pub(crate) fn berth(self: &Arc<Self>) -> Berth {
+        self.channels.fetch_add(1, Ordering::Relaxed);
+        Berth {
+            link: Arc::clone(self),
+        }
     }
 
     /// Opens a channel.
@@ -165,39 +214,29 @@ impl Link {
         confirm: bool,
         limit: Duration,
     ) -> Result<(lapin::Channel, Berth), ChannelError> {
-        let berth = Berth::new(Arc::clone(self));
-        let opening = async {
-            let channel = self.connection.create_channel().await?;
-            if confirm {
-                channel
-                    .confirm_select(ConfirmSelectOptions::default())
-                    .await?;
-            }
-            Ok::<_, lapin::Error>(channel)
-        };
-        match timeout(limit, opening).await {
-            Ok(Ok(channel)) => Ok((channel, berth)),
-            Ok(Err(error)) => Err(match error.kind() {
-                lapin::ErrorKind::ChannelsLimitReached => {
-                    self.is_full.store(true, Ordering::Relaxed);
-                    ChannelError::Exhausted
-                }
-                _ => ChannelError::Failed(error),
-            }),
-            Err(_) => Err(ChannelError::Timeout(limit)),
-        }
+        self.berth().open(confirm, limit).await
     }
 
     /// Closes the connection, waiting for the broker at most this long.
     pub(crate) async fn close(&self, limit: Duration) {
-        let farewell = self.connection.close(200, "OK".into());
-        // A broker that does not answer is left without a word.
-        let _ = timeout(limit, farewell).await;
+        self.told.closed();
+        self.line.close(limit).await;
         self.lose();
     }
 
     fn lose(&self) {
+        self.line.let_go();
+        self.told.lost(&ConnectError::Lost);
         self.health.send_replace(Health::Lost);
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        if self.line.connection.status().connected() {
+            let (line, limit) = (Arc::clone(&self.line), self.limit);
+            io::spawn(async move { line.close(limit).await });
+        }
     }
 }
 
@@ -218,9 +257,35 @@ pub(crate) struct Berth {
 }
 
 impl Berth {
-    fn new(link: Arc<Link>) -> Self {
-        link.channels.fetch_add(1, Ordering::Relaxed);
-        Self { link }
+    /// Opens the channel.
+    pub(crate) async fn open(
+        self,
+        confirm: bool,
+        limit: Duration,
+    ) -> Result<(lapin::Channel, Self), ChannelError> {
+        let link = Arc::clone(&self.link);
+        let opening = async {
+            let channel = link.line.connection.create_channel().await?;
+            if confirm {
+                channel
+                    .confirm_select(ConfirmSelectOptions::default())
+                    .await?;
+            }
+            Ok::<_, lapin::Error>(channel)
+        };
+        match timeout(limit, link.answer(opening)).await {
+            Ok(Ok(channel)) => Ok((channel, self)),
+            Ok(Err(error)) => Err(match error.kind() {
+                lapin::ErrorKind::ChannelsLimitReached => {
+                    // Ahead of the word: that of a berth that is free contradicts it.
+                    drop(self);
+                    link.is_full.store(true, Ordering::Relaxed);
+                    ChannelError::Exhausted
+                }
+                _ => ChannelError::Failed(error),
+            }),
+            Err(_) => Err(ChannelError::Timeout(limit)),
+        }
     }
 
     /// The broker has closed the channel.
@@ -237,24 +302,6 @@ impl Drop for Berth {
     fn drop(&mut self) {
         self.link.channels.fetch_sub(1, Ordering::Relaxed);
         self.link.is_full.store(false, Ordering::Relaxed);
-    }
-}
-
-/// An attempt to connect that nobody waits for any more.
-struct Abandoned(Option<tokio::task::JoinHandle<lapin::Result<Connection>>>);
-
-impl Drop for Abandoned {
-    fn drop(&mut self) {
-        if let Some(dialling) = self.0.take()
-            && !dialling.is_finished()
-        {
-            io::spawn(async move {
-                if let Ok(Ok(connection)) = dialling.await {
-                    let farewell = connection.close(200, "too late".into());
-                    let _ = timeout(Duration::from_secs(5), farewell).await;
-                }
-            });
-        }
     }
 }
 
@@ -293,18 +340,26 @@ async fn attend(link: Weak<Link>, events: impl Stream<Item = Event>) {
     let mut look = interval(LOOK);
     loop {
         let event = tokio::select! {
+            // First, for it may say why the connection is lost.
+            biased;
             event = events.next() => event.map_or(Attention::Ended, Attention::Event),
             _ = look.tick() => Attention::Look,
         };
         let Some(link) = link.upgrade() else { return };
+        if let Attention::Event(Event::Error(cause)) = &event {
+            let is_up = link.line.connection.status().connected();
+            link.told.error(cause, is_up);
+        }
         match event {
             Attention::Event(Event::ConnectionBlocked(reason)) => {
+                link.told.blocked(&reason);
                 link.health.send_replace(Health::Blocked(reason.into()));
             }
             Attention::Event(Event::ConnectionUnblocked) => {
+                link.told.unblocked();
                 link.health.send_replace(Health::Well);
             }
-            Attention::Event(_) | Attention::Look if link.connection.status().connected() => {}
+            Attention::Event(_) | Attention::Look if link.line.connection.status().connected() => {}
             _ => return link.lose(),
         }
     }

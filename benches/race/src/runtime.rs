@@ -1,27 +1,38 @@
 //! The runtime a scenario runs on, and the bound on everything that runs there.
 
-use std::future::Future;
-use std::process::exit;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, sync_channel};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::{
+    future::Future,
+    process::exit,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc::{RecvTimeoutError, sync_channel},
+    },
+    thread::sleep,
+    time::{Duration, Instant},
+};
 
 use tokio::runtime::{Builder, Runtime};
 
 use crate::lane::Trouble;
 
-/// Longer than any slice by two orders of magnitude.
-const BOUND: Duration = Duration::from_secs(10);
+/// Longer than any slice by far.
+const BOUND: Duration = Duration::from_secs(20);
 
 /// How long the workers may take to answer after a task was aborted.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// The runtime.
+#[derive(Debug)]
 pub struct Arena(Runtime);
 
 impl Arena {
-    /// Two workers, as the scenarios say. The main thread only waits.
+    /// Two workers. The main thread only waits.
+    ///
+    /// # Panics
+    ///
+    /// If the system has no threads left.
+    #[must_use]
     pub fn two_workers() -> Self {
         let runtime = Builder::new_multi_thread()
             .worker_threads(2)
@@ -31,6 +42,11 @@ impl Arena {
     }
 
     /// One worker, so that every allocation counted belongs to the contender.
+    ///
+    /// # Panics
+    ///
+    /// If the system has no threads left.
+    #[must_use]
     pub fn one_worker() -> Self {
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
@@ -39,8 +55,18 @@ impl Arena {
         Self(runtime.expect("a runtime"))
     }
 
+    /// Runs what is not measured and has a bound of its own, such as the start of a server.
+    pub fn prepare<T>(&self, preparation: impl Future<Output = T>) -> T {
+        self.0.block_on(preparation)
+    }
+
     /// Runs `slice` as a task, not on the thread that waits for it: a `block_on` thread is no
     /// worker, and every wake-up to or from it would cross threads.
+    ///
+    /// # Errors
+    ///
+    /// [`Trouble`], if the slice has any, panics, or does not end. One that cannot be aborted ends
+    /// the program.
     pub fn run<T: Send + 'static>(
         &self,
         slice: impl Future<Output = Result<T, Trouble>> + Send + 'static,

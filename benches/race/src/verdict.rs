@@ -1,8 +1,9 @@
-//! What Wharf promises about its pace, held against what was measured.
+//! What is promised about a pace, held against what was measured.
 
 use std::fmt;
 
-#[derive(Default)]
+/// What became of the promises.
+#[derive(Debug, Default)]
 pub struct Verdicts {
     broken: Vec<String>,
 }
@@ -39,9 +40,12 @@ impl Verdicts {
     }
 }
 
-#[derive(Clone, Copy)]
+/// What a figure is held against.
+#[derive(Debug, Clone, Copy)]
 pub enum Bound {
+    /// It may be as large as this.
     AtMost(f64),
+    /// It may be as small as this.
     AtLeast(f64),
 }
 

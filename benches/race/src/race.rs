@@ -2,56 +2,65 @@
 
 use std::time::Duration;
 
-use crate::lane::Lane;
-use crate::quiet::{Ear, Patience};
-use crate::runtime::Arena;
-use crate::spread::Spread;
+use crate::{
+    lane::Lane,
+    quiet::{Ear, Noise, Patience},
+    spread::Spread,
+};
 
-/// Disturbed rounds are repeated, up to this many times the rounds asked for.
-const REPEATS: usize = 2;
-
-/// After so many rounds everybody goes on with a new pool: where in memory a pool happens to lie
-/// makes a difference of up to a fifth, and must not decide a whole run.
+/// After so many rounds everybody goes on with a new pool or connection: where in memory one
+/// happens to lie makes a difference of up to a fifth, and must not decide a whole run.
 const REOPEN: usize = 4;
-
-/// How long one race may wait for its neighbours, over all its rounds.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// With fewer quiet rounds than this share of those asked for, the disturbed ones count too.
 const ENOUGH: f64 = 0.2;
 
-/// What every lane measured in every round; `None` once it was out of the race.
+/// How a race is run.
+#[derive(Debug, Clone)]
+pub struct Terms {
+    /// Quiet rounds to be run.
+    pub rounds: usize,
+    /// Disturbed rounds are repeated, up to this many rounds in all.
+    pub most: usize,
+    /// How long the race may wait for quiet, over all its rounds.
+    pub patience: Duration,
+    /// What disturbs a round.
+    pub noise: Noise,
+}
+
+/// What every lane measured in every round; none once it was out of the race.
+#[derive(Debug)]
 pub struct Results<S> {
     rows: Vec<Row<S>>,
     quiet: Vec<bool>,
     wanted: usize,
 }
 
+#[derive(Debug)]
 struct Row<S> {
     name: &'static str,
     samples: Vec<Option<S>>,
 }
 
 /// Each round starts with another lane, and every second one runs backwards, so that nobody
-/// always follows the same neighbour.
-pub fn race<S>(
-    arena: &Arena,
-    lanes: &mut [Lane],
-    rounds: usize,
-    slice: impl Fn(usize, &mut Lane) -> Option<S>,
+/// always follows the same neighbour. A slice is told the number of its lane.
+pub fn race<E, S>(
+    lanes: &mut [Lane<'_, E>],
+    terms: &Terms,
+    mut slice: impl FnMut(usize, &mut Lane<'_, E>) -> Option<S>,
 ) -> Results<S> {
-    let mut results = Results::new(lanes, rounds);
-    let mut patience = Patience::of(PATIENCE);
-    while results.quiet_rounds() < rounds && results.quiet.len() < REPEATS * rounds {
+    let mut results = Results::new(lanes, terms.rounds);
+    let mut patience = Patience::of(terms.patience);
+    while results.quiet_rounds() < terms.rounds && results.quiet.len() < terms.most {
         if results.quiet.len().is_multiple_of(REOPEN) {
             for (index, lane) in lanes.iter_mut().enumerate() {
-                lane.reopen(arena);
+                lane.reopen();
                 // Warms it up.
                 slice(index, lane);
             }
         }
         patience.wait_for_quiet();
-        let ear = Ear::listen();
+        let ear = Ear::listen(&terms.noise);
         for position in 0..lanes.len() {
             let lane = lane_at(results.quiet.len(), position, lanes.len());
             let sample = slice(lane, &mut lanes[lane]);
@@ -72,8 +81,8 @@ fn lane_at(round: usize, position: usize, lanes: usize) -> usize {
 }
 
 impl<S> Results<S> {
-    fn new(lanes: &[Lane], wanted: usize) -> Self {
-        let row = |lane: &Lane| Row {
+    fn new<E>(lanes: &[Lane<'_, E>], wanted: usize) -> Self {
+        let row = |lane: &Lane<'_, E>| Row {
             name: lane.name,
             samples: Vec::new(),
         };
@@ -126,5 +135,62 @@ impl<S> Results<S> {
 
     fn quiet_rounds(&self) -> usize {
         self.quiet.iter().filter(|quiet| **quiet).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+    use crate::lane::Trouble;
+
+    const ROUNDS: usize = 3;
+
+    fn terms() -> Terms {
+        Terms {
+            rounds: ROUNDS,
+            most: ROUNDS,
+            patience: Duration::ZERO,
+            noise: Noise::Waiting,
+        }
+    }
+
+    #[test]
+    fn every_lane_takes_a_slice_in_every_round_and_the_first_ones_differ() {
+        let mut lanes = [Lane::new("a", || Ok(())), Lane::new("b", || Ok(()))];
+        let mut order = Vec::new();
+        let results = race(&mut lanes, &terms(), |number, lane| {
+            order.push(number);
+            lane.run(|()| Ok(if number == 0 { 6.0 } else { 3.0 }))
+        });
+        // The first two warm up.
+        assert_eq!(order, [0, 1, 0, 1, 1, 0, 1, 0]);
+        let ratio = results.ratio("a", "b", |figure| *figure).unwrap();
+        assert!((ratio.median - 2.0).abs() < 1e-9);
+        assert!(results.ratio("a", "nobody", |figure| *figure).is_none());
+    }
+
+    #[test]
+    fn a_lane_in_trouble_is_out_and_the_others_go_on() {
+        let slices = Cell::new(0);
+        let mut lanes = [
+            Lane::new("bad", || Ok(true)),
+            Lane::new("good", || Ok(false)),
+        ];
+        let results = race(&mut lanes, &terms(), |_, lane| {
+            lane.run(|bad| {
+                slices.set(slices.get() + 1);
+                if *bad {
+                    Err(Trouble::Failed("lost a message".into()))
+                } else {
+                    Ok(1.0)
+                }
+            })
+        });
+        assert_eq!(slices.get(), 1 + 1 + ROUNDS);
+        assert!(lanes[0].remark().contains("lost a message"));
+        assert!(results.spread("bad", |figure| *figure).is_none());
+        assert!(results.spread("good", |figure| *figure).is_some());
     }
 }

@@ -1,20 +1,25 @@
 //! Plain columns on standard output.
 
+/// Rows of equally many cells.
+#[derive(Debug)]
 pub struct Table {
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
+    /// Begins with its heads.
     pub fn new(heads: &[&str]) -> Self {
         Self {
             rows: vec![heads.iter().map(ToString::to_string).collect()],
         }
     }
 
+    /// Adds a row.
     pub fn row(&mut self, cells: Vec<String>) {
         self.rows.push(cells);
     }
 
+    /// Prints it.
     pub fn print(&self) {
         for row in &self.rows {
             let cells = row

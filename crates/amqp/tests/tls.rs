@@ -1,0 +1,127 @@
+//! Connections over TLS.
+#![cfg(feature = "rustls")]
+
+use std::{fs, net::TcpListener, path::Path, time::Duration};
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use wharf_amqp::{
+    BuildError, Cluster, Config, ConnectError, Endpoint, Message, Publisher,
+    lapin::options::QueueDeclareOptions,
+};
+use wharf_testkit::{rabbit::Rabbit, wait::within};
+
+const SOON: Duration = Duration::from_secs(60);
+
+struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = params("authority", None);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        Self(CertifiedIssuer::self_signed(params, key).unwrap())
+    }
+
+    /// Writes a certificate for this name and its key.
+    fn issue(&self, folder: &Path, file: &str, name: &str) {
+        let key = KeyPair::generate().unwrap();
+        let cert = params(file, Some(name)).signed_by(&key, &self.0).unwrap();
+        fs::write(folder.join(format!("{file}.pem")), cert.pem()).unwrap();
+        fs::write(folder.join(format!("{file}.key")), key.serialize_pem()).unwrap();
+    }
+}
+
+/// Erlang takes a certificate for self-signed whose issuer is called as its subject, so that each
+/// has a name of its own.
+fn params(subject: &str, name: Option<&str>) -> CertificateParams {
+    let names: Vec<String> = name.map(Into::into).into_iter().collect();
+    let mut params = CertificateParams::new(names).unwrap();
+    params.distinguished_name.push(DnType::CommonName, subject);
+    params
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_is_believed_by_its_certificate_and_a_client_by_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let ours = Authority::new();
+    ours.issue(folder.path(), "broker", "127.0.0.1");
+    ours.issue(folder.path(), "client", "client");
+    Authority::new().issue(folder.path(), "stranger", "client");
+    fs::write(at("ca.pem"), ours.0.pem()).unwrap();
+    fs::write(at("other.pem"), Authority::new().0.pem()).unwrap();
+    let port = free_port();
+    let conf = format!(
+        "listeners.ssl.default = 127.0.0.1:{port}\n\
+         ssl_options.cacertfile = {}\nssl_options.certfile = {}\nssl_options.keyfile = {}\n\
+         ssl_options.verify = verify_peer\nssl_options.fail_if_no_peer_cert = true\n",
+        at("ca.pem").display(),
+        at("broker.pem").display(),
+        at("broker.key").display(),
+    );
+    let _rabbit = Rabbit::start_with(&conf).await;
+    let cluster = |ca: &str, who: Option<&str>| {
+        let builder = Cluster::builder([format!("amqps://127.0.0.1:{port}")]).ca_file(at(ca));
+        let builder = match who {
+            Some(who) => builder.identity(at(&format!("{who}.pem")), at(&format!("{who}.key"))),
+            None => builder,
+        };
+        within("an outcome", SOON, builder.connect())
+    };
+
+    let trusted = cluster("ca.pem", Some("client")).await.unwrap();
+    let channel = trusted.channels().get().await.unwrap();
+    let declare = channel.queue_declare(
+        "q".into(),
+        QueueDeclareOptions::default(),
+        Default::default(),
+    );
+    declare.await.unwrap();
+    let publisher = Publisher::builder(&trusted).build().await.unwrap();
+    let receipt = publisher.publish(Message::new("x").to("", "q")).await;
+    assert!(receipt.unwrap().is_confirmed());
+
+    for (ca, who) in [
+        ("other.pem", Some("client")),
+        ("ca.pem", Some("stranger")),
+        ("ca.pem", None),
+    ] {
+        let refused = cluster(ca, who).await.unwrap_err();
+        assert!(
+            matches!(refused, BuildError::Connect(_)),
+            "{ca}, {who:?}: {refused}"
+        );
+    }
+    let BuildError::Connect(missing) = cluster("missing.pem", None).await.unwrap_err() else {
+        panic!("not an error of connecting");
+    };
+    let ConnectError::File { path, .. } = &*missing else {
+        panic!("{missing}");
+    };
+    assert!(path.ends_with("missing.pem"));
+}
+
+#[test]
+fn a_certificate_without_its_key_is_an_error_that_names_the_field() {
+    let mut config = Config::default();
+    config.hosts.push(Endpoint {
+        host: "localhost".into(),
+        port: 5671,
+        tls: true,
+    });
+    config.cert_file = Some("cert.pem".into());
+    let error = Cluster::from_config(config).connect_lazily().unwrap_err();
+    let named = matches!(
+        error,
+        BuildError::Setting {
+            field: "cert_file",
+            ..
+        }
+    );
+    assert!(named, "{error}");
+}
