@@ -239,7 +239,8 @@ async fn what_costs_a_connection_costs_one_only() {
     assert!(dialled <= 5, "{dialled} connections");
 }
 
-/// Both answers are awaited when the broker closes the connection over one of the questions.
+/// The good one has more to declare, so that it would be at it as the broker closes the connection
+/// over the bad one.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_declared_at_once_only_the_one_that_costs_the_connection_is_condemned() {
     let rabbit = Rabbit::shared().await;
@@ -251,7 +252,8 @@ async fn of_two_declared_at_once_only_the_one_that_costs_the_connection_is_conde
         .unwrap();
     proxy.delay(Duration::from_millis(300));
     let bad = Topology::new().exchange(Exchange::custom("odd", "x-no-such-kind"));
-    let good = Topology::new().queue(Queue::durable("good"));
+    let queues = (0..4).map(|number| Queue::durable(format!("good.{number}")));
+    let good = queues.fold(Topology::new(), Topology::queue);
     let both = async { tokio::join!(bad.declare(&cluster), good.declare(&cluster)) };
     let (bad, good) = within("answers", SOON * 2, both).await;
     assert!(bad.unwrap_err().is_final());
