@@ -18,7 +18,7 @@ use wharf_race::verdict::Verdicts;
 use node::Node;
 use scenarios::{SCENARIOS, Scenario, Terms};
 
-/// Rounds chosen so that the whole takes seven minutes on two processors.
+/// Rounds chosen so that the whole takes five minutes on two processors.
 const CHOICE: Choice = Choice {
     scenarios: &scenarios::NAMES,
     rounds: 36,

@@ -23,6 +23,20 @@ pub(crate) enum State {
     Silent,
 }
 
+impl State {
+    /// A broker that blocks publishers serves all others, newcomers too.
+    fn outcomes(
+        self,
+        well: &'static [&'static str],
+        silent: &'static [&'static str],
+    ) -> &'static [&'static str] {
+        match self {
+            State::Blocked => well,
+            State::Silent => silent,
+        }
+    }
+}
+
 /// A call: `prepare` runs while all is well and gives a future that makes the call, which is polled
 /// when it is not. Expected is how `Debug` of the outcome begins, or one of several ways.
 pub(crate) struct Call {
@@ -68,15 +82,10 @@ impl Call {
 
 /// Calls on a cluster that has no connection yet.
 pub(crate) fn first_calls(state: State) -> Vec<Call> {
-    // A broker that blocks publishers serves all others, newcomers too.
-    let by_state = |well: &'static [&'static str], silent: &'static [&'static str]| match state {
-        State::Blocked => well,
-        State::Silent => silent,
-    };
-    vec![
+    let calls = vec![
         Call::new(
             "connect",
-            by_state(&["Ok"], &["Err(Connect(Timeout"]),
+            state.outcomes(&["Ok"], &["Err(Connect(Timeout"]),
             |site| async move { async move { Cluster::from_config(site.config).connect().await } },
         ),
         Call::new("Clients::connect", &["Ok"], |site| async move {
@@ -85,25 +94,25 @@ pub(crate) fn first_calls(state: State) -> Vec<Call> {
         }),
         Call::new(
             "get a channel",
-            by_state(&["Ok"], &["Err(Timeout"]),
+            state.outcomes(&["Ok"], &["Err(Timeout"]),
             |site| async move { async move { site.cluster.channels().get().await.map(drop) } },
         ),
         Call::new(
             "get a confirm channel",
-            by_state(&["Ok"], &["Err(Timeout"]),
+            state.outcomes(&["Ok"], &["Err(Timeout"]),
             |site| async move {
                 async move { site.cluster.confirm_channels().get_owned().await.map(drop) }
             },
         ),
         Call::new(
             "declare",
-            by_state(&["Ok"], &["Err(TopologyError"]),
+            state.outcomes(&["Ok"], &["Err(TopologyError"]),
             |site| async move { async move { site.cluster.declare(&topology(&site.queue)).await } },
         ),
         Call::new(
             "publish",
             // It is this message that the broker blocks the connection for.
-            by_state(&["Ok(Unknown"], &["Err(TimedOut"]),
+            state.outcomes(&["Ok(Unknown"], &["Err(TimedOut"]),
             |site| async move {
                 let publisher = publisher(&site.cluster).await;
                 async move { publisher.publish(message(&site.queue)).await }
@@ -111,12 +120,12 @@ pub(crate) fn first_calls(state: State) -> Vec<Call> {
         ),
         Call::new(
             "start a consumer",
-            by_state(&["Ok"], &["Err(Timeout", "Err(Channel(Timeout"]),
+            state.outcomes(&["Ok"], &["Err(Timeout", "Err(Channel(Timeout"]),
             |site| async move { async move { start(&site).await.map(drop) } },
         ),
         Call::new(
             "stream",
-            by_state(&["Ok"], &["Err(Timeout", "Err(Channel(Timeout"]),
+            state.outcomes(&["Ok"], &["Err(Timeout", "Err(Channel(Timeout"]),
             |site| async move {
                 async move {
                     Consumer::builder(&site.cluster, &site.queue)
@@ -126,44 +135,16 @@ pub(crate) fn first_calls(state: State) -> Vec<Call> {
                 }
             },
         ),
-        Call::new(
-            "build a publisher with a topology",
-            by_state(&["Ok"], &["Err(TopologyError"]),
-            |site| async move {
-                let builder = Publisher::builder(&site.cluster).topology(topology(&site.queue));
-                async move { builder.build().await }
-            },
-        ),
-        Call::new(
-            "start a consumer with a topology",
-            by_state(
-                &["Ok"],
-                &["Err(Timeout", "Err(Channel(Timeout", "Err(Topology"],
-            ),
-            |site| async move {
-                let builder = Consumer::builder(&site.cluster, "mine");
-                let builder = builder.topology(topology(&site.queue));
-                async move {
-                    builder
-                        .start(async |_: Delivery| Outcome::Ack)
-                        .await
-                        .map(drop)
-                }
-            },
-        ),
         Call::new("close a cluster", &["()"], |site| async move {
             async move { site.cluster.close_within(BOUND).await }
         }),
-    ]
+    ];
+    calls.into_iter().chain(with_a_topology(state)).collect()
 }
 
 /// Calls on a cluster whose connections were well until now.
 pub(crate) fn later_calls(state: State) -> Vec<Call> {
-    let by_state = |blocked: &'static [&'static str], silent: &'static [&'static str]| match state {
-        State::Blocked => blocked,
-        State::Silent => silent,
-    };
-    vec![
+    let calls = vec![
         Call::new("get an idle channel", &["Ok"], |site| async move {
             // The one that has the connection blocked is discarded.
             let two = join_all((0..2).map(|_| site.cluster.channels().get())).await;
@@ -230,18 +211,18 @@ pub(crate) fn later_calls(state: State) -> Vec<Call> {
         }),
         Call::new(
             "connect",
-            by_state(&["Ok"], &["Err(Connect(Timeout"]),
+            state.outcomes(&["Ok"], &["Err(Connect(Timeout"]),
             |site| async move { async move { Cluster::from_config(site.config).connect().await } },
         ),
         Call::new(
             "declare",
             // Not on a connection that is blocked.
-            by_state(&["Ok"], &["Err(TopologyError"]),
+            state.outcomes(&["Ok"], &["Err(TopologyError"]),
             |site| async move { async move { site.cluster.declare(&topology(&site.queue)).await } },
         ),
         Call::new(
             "declare again",
-            by_state(&["Ok"], &["Err(TopologyError"]),
+            state.outcomes(&["Ok"], &["Err(TopologyError"]),
             |site| async move {
                 let declared = site.cluster.declare(&topology(&site.queue)).await;
                 let declaration = declared.unwrap();
@@ -253,7 +234,7 @@ pub(crate) fn later_calls(state: State) -> Vec<Call> {
         }),
         Call::new(
             "publish",
-            by_state(&["Err(TimedOut"], &["Ok(Unknown"]),
+            state.outcomes(&["Err(TimedOut"], &["Ok(Unknown"]),
             |site| async move {
                 let publisher = publisher(&site.cluster).await;
                 publisher.publish(message(&site.queue)).await.unwrap();
@@ -263,7 +244,7 @@ pub(crate) fn later_calls(state: State) -> Vec<Call> {
         Call::new(
             "publish into a full window",
             // What is not sent leaves the window at its deadline, which is that of who waits.
-            by_state(&["Err(WindowFull", "Err(TimedOut"], &["Err(WindowFull"]),
+            state.outcomes(&["Err(WindowFull", "Err(TimedOut"], &["Err(WindowFull"]),
             |site| async move {
                 let builder = Publisher::builder(&site.cluster).window(1);
                 let publisher = builder.deadline(BOUND).build().await.unwrap();
@@ -305,7 +286,7 @@ pub(crate) fn later_calls(state: State) -> Vec<Call> {
         ),
         Call::new(
             "start a consumer",
-            by_state(&["Ok"], &["Err(Timeout", "Err(Channel(Timeout"]),
+            state.outcomes(&["Ok"], &["Err(Timeout", "Err(Channel(Timeout"]),
             |site| async move {
                 let first = start(&site).await.unwrap();
                 async move {
@@ -317,7 +298,7 @@ pub(crate) fn later_calls(state: State) -> Vec<Call> {
         ),
         Call::new(
             "stop a consumer",
-            by_state(&["Ok"], &["Err(NoAnswer"]),
+            state.outcomes(&["Ok"], &["Err(NoAnswer"]),
             |site| async move {
                 let consumer = start(&site).await.unwrap();
                 async move { consumer.stop_within(BOUND).await }
@@ -325,7 +306,7 @@ pub(crate) fn later_calls(state: State) -> Vec<Call> {
         ),
         Call::new(
             "stop a stream",
-            by_state(&["Ok"], &["Err(NoAnswer"]),
+            state.outcomes(&["Ok"], &["Err(NoAnswer"]),
             |site| async move {
                 let stream = Consumer::builder(&site.cluster, &site.queue).stream();
                 let deliveries = stream.await.unwrap();
@@ -344,9 +325,22 @@ pub(crate) fn later_calls(state: State) -> Vec<Call> {
                 settled
             }
         }),
+        Call::new("drop everything", &["()"], |site| async move {
+            let publisher = publisher(&site.cluster).await;
+            let consumer = start(&site).await.unwrap();
+            let lease = site.cluster.channels().get_owned().await.unwrap();
+            async move { drop((lease, consumer, publisher, site)) }
+        }),
+    ];
+    calls.into_iter().chain(with_a_topology(state)).collect()
+}
+
+/// Those that end the same way whether there was a connection before or not.
+fn with_a_topology(state: State) -> [Call; 2] {
+    [
         Call::new(
             "build a publisher with a topology",
-            by_state(&["Ok"], &["Err(TopologyError"]),
+            state.outcomes(&["Ok"], &["Err(TopologyError"]),
             |site| async move {
                 let builder = Publisher::builder(&site.cluster).topology(topology(&site.queue));
                 async move { builder.build().await }
@@ -354,7 +348,7 @@ pub(crate) fn later_calls(state: State) -> Vec<Call> {
         ),
         Call::new(
             "start a consumer with a topology",
-            by_state(
+            state.outcomes(
                 &["Ok"],
                 &["Err(Timeout", "Err(Channel(Timeout", "Err(Topology"],
             ),
@@ -369,12 +363,6 @@ pub(crate) fn later_calls(state: State) -> Vec<Call> {
                 }
             },
         ),
-        Call::new("drop everything", &["()"], |site| async move {
-            let publisher = publisher(&site.cluster).await;
-            let consumer = start(&site).await.unwrap();
-            let lease = site.cluster.channels().get_owned().await.unwrap();
-            async move { drop((lease, consumer, publisher, site)) }
-        }),
     ]
 }
 
