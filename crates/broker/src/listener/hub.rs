@@ -1,0 +1,164 @@
+//! Where the tasks of a broker meet.
+
+use std::{collections::HashMap, fmt, sync::Arc};
+
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+use tokio::{sync::Notify, time::Instant};
+
+use crate::{
+    engine::{ConnectionId, Engine, Settings},
+    faults::Faulty,
+};
+
+/// Shared by the tasks of a broker.
+pub(crate) struct Hub {
+    /// Locked once for a batch of frames and never across an await. Neither parsing nor encoding
+    /// nor a system call happens under it, and wakers are called after it. Work that has no bound of
+    /// its own is done in portions, and the lock is let go in between.
+    core: Mutex<Core>,
+    /// Tells the timekeeper that something is due earlier than it knows.
+    pub(super) sooner: Arc<Notify>,
+    pub(super) faults: Arc<Faulty>,
+}
+
+#[derive(Debug)]
+struct Core {
+    engine: Engine,
+    /// Wakes a connection's task: there is something to write, or it may read again.
+    kicks: HashMap<ConnectionId, Arc<Notify>>,
+    /// What the timekeeper sleeps until.
+    armed: Option<std::time::Instant>,
+}
+
+type Kicks = SmallVec<[Arc<Notify>; 4]>;
+
+impl Hub {
+    pub(crate) fn new(settings: Settings) -> Self {
+        let mut engine = Engine::new(settings, Instant::now().into_std());
+        let sooner = Arc::new(Notify::new());
+        let faults = Arc::new(Faulty::new(Arc::clone(&sooner)));
+        engine.interfere(Box::new(Arc::clone(&faults)));
+        Self {
+            core: Mutex::new(Core {
+                engine,
+                kicks: HashMap::new(),
+                armed: None,
+            }),
+            sooner,
+            faults,
+        }
+    }
+
+    pub(crate) fn faults(&self) -> &Arc<Faulty> {
+        &self.faults
+    }
+
+    /// Lets `work` have the engine, then wakes whoever that concerns.
+    pub(crate) fn with<R>(&self, work: impl FnOnce(&mut Engine, std::time::Instant) -> R) -> R {
+        self.with_but(None, work)
+    }
+
+    /// As [`with`](Self::with), for the task of a connection that need not be woken: it looks at
+    /// its own output next.
+    pub(super) fn with_own<R>(
+        &self,
+        own: ConnectionId,
+        work: impl FnOnce(&mut Engine, std::time::Instant) -> R,
+    ) -> R {
+        self.with_but(Some(own), work)
+    }
+
+    fn with_but<R>(
+        &self,
+        own: Option<ConnectionId>,
+        work: impl FnOnce(&mut Engine, std::time::Instant) -> R,
+    ) -> R {
+        let mut core = self.core.lock();
+        let (result, kicks) = self.work(&mut core, own, work);
+        let sooner = core.rearm();
+        drop(core);
+        for kick in kicks {
+            kick.notify_one();
+        }
+        if sooner {
+            self.sooner.notify_one();
+        }
+        result
+    }
+
+    /// Does what is due and says when to come again. For the timekeeper, who need not be woken.
+    pub(super) fn advance(&self) -> Option<Instant> {
+        let mut core = self.core.lock();
+        let ((), kicks) = self.work(&mut core, None, Engine::advance);
+        core.armed = core.engine.next_deadline();
+        let due = core.armed;
+        drop(core);
+        for kick in kicks {
+            kick.notify_one();
+        }
+        due.map(Instant::from_std)
+    }
+
+    fn work<R>(
+        &self,
+        core: &mut Core,
+        own: Option<ConnectionId>,
+        work: impl FnOnce(&mut Engine, std::time::Instant) -> R,
+    ) -> (R, Kicks) {
+        let now = Instant::now().into_std();
+        let result = work(&mut core.engine, now);
+        if self.faults.has_orders() {
+            self.faults.carry_out(&mut core.engine, now);
+        }
+        (result, core.kicks(own))
+    }
+
+    pub(super) fn connect(&self) -> (ConnectionId, Arc<Notify>) {
+        let kick = Arc::new(Notify::new());
+        let mut core = self.core.lock();
+        let id = core.engine.connect(Instant::now().into_std());
+        core.kicks.insert(id, Arc::clone(&kick));
+        let sooner = core.rearm();
+        drop(core);
+        if sooner {
+            self.sooner.notify_one();
+        }
+        (id, kick)
+    }
+
+    pub(super) fn disconnect(&self, id: ConnectionId) {
+        self.core.lock().kicks.remove(&id);
+        self.with(|engine, now| engine.disconnect(id, now));
+        self.faults.forget(id);
+    }
+}
+
+/// Without what clients publish.
+impl fmt::Debug for Hub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hub").finish_non_exhaustive()
+    }
+}
+
+impl Core {
+    fn kicks(&mut self, own: Option<ConnectionId>) -> Kicks {
+        let kicks = &self.kicks;
+        self.engine
+            .touched()
+            .filter(|id| Some(*id) != own)
+            .filter_map(|id| kicks.get(&id).cloned())
+            .collect()
+    }
+
+    /// Whether something is due before the timekeeper wakes, who is told once.
+    fn rearm(&mut self) -> bool {
+        let Some(next) = self.engine.next_deadline() else {
+            return false;
+        };
+        if self.armed.is_some_and(|armed| armed <= next) {
+            return false;
+        }
+        self.armed.replace(next) != Some(next)
+    }
+}
