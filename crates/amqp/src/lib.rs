@@ -14,6 +14,8 @@
 //! - `json` (default): messages made of anything serde can serialise.
 //! - `serde`: configuration read with serde.
 //! - `rustls`: `amqps://`.
+//! - `outbox`: messages accepted while the broker is away, [`Publisher::enqueue`].
+//! - `durable`: the same with a journal on disk, for which [`MessageCodec`] writes messages.
 //! - `tracing`: events with the target `wharf_amqp` and a field `cluster`, the configuration's
 //!   [`name`](Config::name): errors for what is refused for good and for panics, warnings for what
 //!   is lost or blocked, information about what is there, and there again, and the rest at debug
@@ -70,7 +72,7 @@ mod telemetry;
 mod endpoint;
 
 /// The programs in the README, which are compiled with the documentation's tests.
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "durable"))]
 #[doc = include_str!("../../../README.md")]
 struct Readme;
 
@@ -82,6 +84,8 @@ pub use connections::State;
 pub use consumer::Consumer;
 pub use endpoint::Endpoint;
 pub use error::{ChannelError, ConnectError};
+#[cfg(feature = "durable")]
+pub use message::MessageCodec;
 pub use message::{HeaderValue, InvalidMessage, Message};
 pub use publisher::{
     PublishError, Publisher, PublisherBuilder, PublisherStats, Receipt, Unresolved,
@@ -90,3 +94,5 @@ pub use topology::Topology;
 pub use uri::UriError;
 
 pub use lapin;
+#[cfg(feature = "outbox")]
+pub use wharf_outbox as outbox;

@@ -3,16 +3,23 @@
 use std::{
     fmt,
     sync::{
-        OnceLock,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use bytes::Bytes;
 use lapin::{
     BasicProperties,
     types::{AMQPValue, ByteArray, FieldArray, FieldTable, LongString, ShortString},
 };
+
+#[cfg(feature = "durable")]
+mod stored;
+
+#[cfg(feature = "durable")]
+pub use stored::MessageCodec;
 
 /// How deep lists and tables in headers may be nested.
 const DEEPEST: usize = 16;
@@ -41,7 +48,7 @@ const LONGEST_TTL: u128 = u32::MAX as u128;
 #[derive(Clone, PartialEq)]
 #[must_use = "a message does nothing until it is published"]
 pub struct Message {
-    body: Vec<u8>,
+    body: Bytes,
     exchange: String,
     routing_key: String,
     persistent: bool,
@@ -57,6 +64,7 @@ pub struct Message {
 
 /// A property that is a short string.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "durable", derive(serde::Serialize, serde::Deserialize))]
 enum Field {
     ContentType,
     ContentEncoding,
@@ -70,6 +78,11 @@ impl Message {
     /// Takes the body. Without [`to`](Self::to) the message goes nowhere: to the default exchange,
     /// with an empty routing key.
     pub fn new(body: impl Into<Vec<u8>>) -> Self {
+        Self::of_bytes(body.into())
+    }
+
+    /// The same with a body that is shared and not copied, as when one goes to several places.
+    pub fn of_bytes(body: impl Into<Bytes>) -> Self {
         Self {
             body: body.into(),
             exchange: String::new(),
@@ -186,6 +199,16 @@ impl Message {
         &self.body
     }
 
+    /// The exchange it goes to; empty for the default one.
+    pub fn exchange(&self) -> &str {
+        &self.exchange
+    }
+
+    /// Its routing key.
+    pub fn routing_key(&self) -> &str {
+        &self.routing_key
+    }
+
     /// The id, if it has one yet: one that a publisher gave back has.
     pub fn message_id(&self) -> Option<&str> {
         self.id.as_deref()
@@ -200,6 +223,29 @@ impl Message {
     /// How many bytes it counts for in a window.
     pub(crate) fn weight(&self) -> usize {
         self.body.len()
+    }
+
+    /// How many bytes it has in memory, about.
+    #[cfg(feature = "outbox")]
+    pub(crate) fn footprint(&self) -> usize {
+        let names = self.exchange.len() + self.routing_key.len();
+        size_of::<Self>() + self.body.len() + names + self.size()
+    }
+
+    /// How long it may wait in a queue.
+    #[cfg(feature = "outbox")]
+    pub(crate) fn lifetime(&self) -> Option<Duration> {
+        self.ttl
+    }
+
+    /// Another copy for the broker: with this id if it has none, and with what is left of its time if
+    /// that has begun.
+    #[cfg(feature = "outbox")]
+    pub(crate) fn copy(&self, id: impl fmt::Display, left: Option<Duration>) -> Self {
+        let mut copy = self.clone();
+        copy.id.get_or_insert_with(|| id.to_string());
+        copy.ttl = self.ttl.map(|ttl| left.map_or(ttl, |left| left.min(ttl)));
+        copy
     }
 
     /// What AMQP makes of it, with frames of this many bytes.
@@ -302,6 +348,17 @@ impl Packed {
         id.expect("bug: it got one when it was packed")
     }
 
+    /// Takes it from the last handle, or copies it.
+    pub(crate) fn into_id(this: Arc<Self>) -> String {
+        match Arc::try_unwrap(this) {
+            Ok(packed) => packed
+                .message
+                .id
+                .expect("bug: it got one when it was packed"),
+            Err(shared) => shared.id().to_owned(),
+        }
+    }
+
     pub(crate) fn exchange(&self) -> &str {
         &self.message.exchange
     }
@@ -360,6 +417,7 @@ impl Field {
 
 /// What a header can be.
 #[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "durable", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum HeaderValue {
     /// Nothing.

@@ -392,10 +392,10 @@ impl Consuming {
         );
     }
 
-    /// A delivery is here, to be processed.
-    pub(crate) fn delivered(&self) {
-        self.deliveries.increment(1);
-        self.unacked.increment(1.0);
+    /// So many deliveries are here, to be processed.
+    pub(crate) fn delivered(&self, count: usize) {
+        self.deliveries.increment(count as u64);
+        self.unacked.increment(count as f64);
     }
 
     /// It was, or never will be.

@@ -1,5 +1,7 @@
 //! Several brokers from one configuration.
 
+mod common;
+
 use std::{net::SocketAddr, time::Duration};
 
 use futures_util::FutureExt;
@@ -7,9 +9,10 @@ use wharf::Backoff;
 use wharf_amqp::{Clients, ClientsConfig, ClientsError, Config, Endpoint, State};
 use wharf_testkit::{
     proxy::Proxy,
-    rabbit::{Rabbit, Vhost},
     wait::{eventually, within},
 };
+
+use common::broker::{Node, Vhost};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -31,12 +34,12 @@ fn config(vhost: &Vhost, address: SocketAddr, password: &str) -> Config {
 /// the least of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_is_down_does_not_stop_the_other_and_comes_back_by_itself() {
-    let rabbit = Rabbit::shared().await;
-    let (orders, audit) = (rabbit.vhost().await, rabbit.vhost().await);
-    let proxy = Proxy::to(rabbit.amqp_addr()).await;
+    let node = Node::shared().await;
+    let (orders, audit) = (node.vhost().await, node.vhost().await);
+    let proxy = Proxy::to(node.amqp_addr()).await;
     proxy.refuse().await;
     let config = ClientsConfig::new()
-        .cluster("orders", config(&orders, rabbit.amqp_addr(), "guest"))
+        .cluster("orders", config(&orders, node.amqp_addr(), "guest"))
         .cluster("audit", config(&audit, proxy.addr(), "guest"));
     let clients = within("an answer", SOON, Clients::connect(config))
         .await
@@ -81,11 +84,11 @@ async fn a_broker_that_is_down_does_not_stop_the_other_and_comes_back_by_itself(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_user_is_told_by_the_name_of_the_cluster_and_nothing_is_left_open() {
-    let rabbit = Rabbit::shared().await;
-    let vhost = rabbit.vhost().await;
+    let node = Node::shared().await;
+    let vhost = node.vhost().await;
     let config = ClientsConfig::new()
-        .cluster("good", config(&vhost, rabbit.amqp_addr(), "guest"))
-        .cluster("bad", config(&vhost, rabbit.amqp_addr(), "sesame"));
+        .cluster("good", config(&vhost, node.amqp_addr(), "guest"))
+        .cluster("bad", config(&vhost, node.amqp_addr(), "sesame"));
     assert!(!format!("{config:?}").contains("sesame"));
     let error = within("an answer", SOON, Clients::connect(config))
         .await

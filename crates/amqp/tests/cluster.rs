@@ -1,5 +1,7 @@
 //! Connections: made when needed, by one attempt at a time, noticed when lost, made again.
 
+mod common;
+
 use std::{
     net::SocketAddr,
     time::{Duration, Instant},
@@ -10,9 +12,10 @@ use lapin::{options::QueueDeclareOptions, types::FieldTable};
 use wharf_amqp::{BuildError, Cluster, State};
 use wharf_testkit::{
     proxy::Proxy,
-    rabbit::Rabbit,
     wait::{eventually, within},
 };
+
+use common::broker::Node;
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -25,7 +28,7 @@ fn quick(uri: String) -> wharf_amqp::Builder {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_channel_is_lent_and_works() {
-    let vhost = Rabbit::shared().await.vhost().await;
+    let vhost = Node::shared().await.vhost().await;
     let cluster = quick(vhost.url()).connect().await.unwrap();
     let channel = cluster.channels().get().await.unwrap();
     let queue = channel
@@ -47,9 +50,9 @@ async fn a_channel_is_lent_and_works() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_password_is_final_and_tried_once() {
-    let rabbit = Rabbit::shared().await;
-    let vhost = rabbit.vhost().await;
-    let proxy = Proxy::to(rabbit.amqp_addr()).await;
+    let node = Node::shared().await;
+    let vhost = node.vhost().await;
+    let proxy = Proxy::to(node.amqp_addr()).await;
     let uri = vhost.url_of("nobody", "sesame", proxy.addr());
     let error = quick(uri).connect().await.unwrap_err();
     let BuildError::Connect(cause) = &error else {
@@ -62,8 +65,8 @@ async fn a_wrong_password_is_final_and_tried_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_virtual_host_is_final() {
-    let rabbit = Rabbit::shared().await;
-    let vhost = rabbit.vhost().await;
+    let node = Node::shared().await;
+    let vhost = node.vhost().await;
     let uri = format!("{}-not", vhost.url());
     let error = quick(uri).connect().await.unwrap_err();
     assert!(
@@ -74,9 +77,9 @@ async fn an_unknown_virtual_host_is_final() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_peer_costs_a_connect_timeout() {
-    let rabbit = Rabbit::shared().await;
-    let vhost = rabbit.vhost().await;
-    let proxy = Proxy::to(rabbit.amqp_addr()).await;
+    let node = Node::shared().await;
+    let vhost = node.vhost().await;
+    let proxy = Proxy::to(node.amqp_addr()).await;
     proxy.black_hole();
     let cluster = quick(vhost.url_via(proxy.addr())).connect_timeout(Duration::from_millis(500));
     let error = within("an end to connecting", SOON, cluster.connect())
@@ -91,9 +94,9 @@ async fn a_silent_peer_costs_a_connect_timeout() {
 /// A pool of channels whose connection was lost went on lending the dead ones.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_connection_is_made_again_and_no_dead_channel_is_lent() {
-    let rabbit = Rabbit::shared().await;
-    let vhost = rabbit.vhost().await;
-    let proxy = Proxy::to(rabbit.amqp_addr()).await;
+    let node = Node::shared().await;
+    let vhost = node.vhost().await;
+    let proxy = Proxy::to(node.amqp_addr()).await;
     let cluster = quick(vhost.url_via(proxy.addr())).connect().await.unwrap();
     for cut in 0..5 {
         let lent = join_all((0..4).map(|_| cluster.channels().get())).await;
@@ -123,9 +126,9 @@ async fn a_lost_connection_is_made_again_and_no_dead_channel_is_lent() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_channel_that_was_idle_when_its_connection_was_lost_is_not_lent() {
-    let rabbit = Rabbit::shared().await;
-    let vhost = rabbit.vhost().await;
-    let proxy = Proxy::to(rabbit.amqp_addr()).await;
+    let node = Node::shared().await;
+    let vhost = node.vhost().await;
+    let proxy = Proxy::to(node.amqp_addr()).await;
     let cluster = quick(vhost.url_via(proxy.addr())).connect().await.unwrap();
     let lent = join_all((0..4).map(|_| cluster.channels().get())).await;
     let witness = lent.into_iter().map(Result::unwrap).next_back().unwrap();
@@ -139,9 +142,9 @@ async fn a_channel_that_was_idle_when_its_connection_was_lost_is_not_lent() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_waiters_in_an_outage_cost_one_attempt_at_a_time_and_are_all_served() {
-    let rabbit = Rabbit::shared().await;
-    let vhost = rabbit.vhost().await;
-    let proxy = Proxy::to(rabbit.amqp_addr()).await;
+    let node = Node::shared().await;
+    let vhost = node.vhost().await;
+    let proxy = Proxy::to(node.amqp_addr()).await;
     let cluster = quick(vhost.url_via(proxy.addr()))
         .operation_timeout(Duration::from_secs(60))
         .connect()
@@ -195,8 +198,8 @@ async fn a_thousand_waiters_in_an_outage_cost_one_attempt_at_a_time_and_are_all_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn while_one_host_is_down_another_is_used() {
-    let rabbit = Rabbit::shared().await;
-    let vhost = rabbit.vhost().await;
+    let node = Node::shared().await;
+    let vhost = node.vhost().await;
     let nobody: SocketAddr = "127.0.0.1:1".parse().unwrap();
     let cluster = Cluster::builder([vhost.url_via(nobody), vhost.url()])
         .connect_timeout(Duration::from_secs(3))
@@ -208,9 +211,9 @@ async fn while_one_host_is_down_another_is_used() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_without_a_broker_begins_in_an_outage_and_ends_it_by_itself() {
-    let rabbit = Rabbit::shared().await;
-    let vhost = rabbit.vhost().await;
-    let proxy = Proxy::to(rabbit.amqp_addr()).await;
+    let node = Node::shared().await;
+    let vhost = node.vhost().await;
+    let proxy = Proxy::to(node.amqp_addr()).await;
     proxy.refuse().await;
     let cluster = quick(vhost.url_via(proxy.addr())).connect_lazily().unwrap();
     let waiter = tokio::spawn({
@@ -235,7 +238,7 @@ async fn a_cluster_without_a_broker_begins_in_an_outage_and_ends_it_by_itself() 
 /// A call on a channel that the broker closes leaves the neighbours alone.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_channel_that_the_broker_closed_is_not_lent_again_and_its_neighbours_live() {
-    let vhost = Rabbit::shared().await.vhost().await;
+    let vhost = Node::shared().await.vhost().await;
     let cluster = quick(vhost.url()).connect().await.unwrap();
     let neighbour = cluster.channels().get().await.unwrap();
     let offender = cluster.channels().get().await.unwrap();
@@ -255,7 +258,7 @@ async fn a_channel_that_the_broker_closed_is_not_lent_again_and_its_neighbours_l
 
 #[tokio::test(flavor = "multi_thread")]
 async fn dropping_the_last_handle_closes_the_connections() {
-    let vhost = Rabbit::shared().await.vhost().await;
+    let vhost = Node::shared().await.vhost().await;
     let cluster = quick(vhost.url()).connect().await.unwrap();
     drop(cluster.channels().get().await.unwrap());
     let connections = vhost.connections().await;
@@ -271,7 +274,7 @@ async fn dropping_the_last_handle_closes_the_connections() {
 /// out of numbers.
 #[tokio::test(flavor = "multi_thread")]
 async fn hundreds_of_channels_that_the_broker_closed_cost_no_capacity_and_no_error() {
-    let vhost = Rabbit::shared().await.vhost().await;
+    let vhost = Node::shared().await.vhost().await;
     let cluster = quick(format!("{}?channel_max=16", vhost.url()))
         .channels_per_connection(8)
         .connect()
@@ -303,9 +306,9 @@ async fn hundreds_of_channels_that_the_broker_closed_cost_no_capacity_and_no_err
 /// made at once, and a thousand in three seconds.
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_that_come_and_go_are_not_made_in_a_storm() {
-    let rabbit = Rabbit::shared().await;
-    let vhost = rabbit.vhost().await;
-    let proxy = Proxy::to(rabbit.amqp_addr()).await;
+    let node = Node::shared().await;
+    let vhost = node.vhost().await;
+    let proxy = Proxy::to(node.amqp_addr()).await;
     let cluster = quick(vhost.url_via(proxy.addr())).connect().await.unwrap();
     let mut state = cluster.watch();
     let (began, before) = (Instant::now(), proxy.counts().accepted);

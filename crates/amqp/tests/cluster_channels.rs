@@ -17,11 +17,10 @@ use wharf::{GetError, Lease};
 use wharf_amqp::{Channel, ChannelError, Cluster, Publisher, State};
 use wharf_testkit::{
     proxy::{Direction, End, Proxy},
-    rabbit::Rabbit,
     wait::{eventually, within},
 };
 
-use common::{SOON, Stage, numbered, quick};
+use common::{SOON, Stage, broker::Node, numbered, quick};
 
 /// Makes the broker close the channel.
 async fn offend(channel: &Channel) {
@@ -242,9 +241,9 @@ async fn holders_that_panic_and_callers_that_leave_cost_no_place() {
 /// A storm of callers after an outage was served in any order, and some of them never.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_waiters_of_an_outage_are_served_in_the_order_they_came() {
-    let rabbit = Rabbit::shared().await;
-    let vhost = rabbit.vhost().await;
-    let proxy = Proxy::to(rabbit.amqp_addr()).await;
+    let node = Node::shared().await;
+    let vhost = node.vhost().await;
+    let proxy = Proxy::to(node.amqp_addr()).await;
     let cluster = quick(&[vhost.url_via(proxy.addr())])
         .operation_timeout(2 * SOON)
         // One channel, so that to be served is to go first.

@@ -13,11 +13,14 @@ use wharf::{Backoff, GetError};
 use wharf_amqp::{ChannelError, Cluster, Endpoint, State};
 use wharf_testkit::{
     proxy::{Direction, End, Proxy},
-    rabbit::{Rabbit, Vhost},
     wait::{eventually, within},
 };
 
-use common::{SOON, Stage, quick};
+use common::{
+    SOON, Stage,
+    broker::{Node, Vhost},
+    quick,
+};
 
 /// Longer than any test.
 const NEVER: Duration = Duration::from_secs(3600);
@@ -31,11 +34,11 @@ struct TwoHosts {
 
 impl TwoHosts {
     async fn new() -> Self {
-        let rabbit = Rabbit::shared().await;
+        let node = Node::shared().await;
         Self {
-            vhost: rabbit.vhost().await,
-            a: Proxy::to(rabbit.amqp_addr()).await,
-            b: Proxy::to(rabbit.amqp_addr()).await,
+            vhost: node.vhost().await,
+            a: Proxy::to(node.amqp_addr()).await,
+            b: Proxy::to(node.amqp_addr()).await,
         }
     }
 
@@ -217,15 +220,14 @@ async fn a_peer_that_leaves_during_the_handshake_costs_no_connect_timeout() {
 /// Whoever waited for a connection waited for ever for one that the broker refuses.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_who_is_gone_when_the_connection_is_lost_is_final() {
-    let rabbit = Rabbit::shared().await;
-    let vhost = rabbit.vhost().await;
-    let proxy = Proxy::to(rabbit.amqp_addr()).await;
+    let node = Node::shared().await;
+    let vhost = node.vhost().await;
+    let proxy = Proxy::to(node.amqp_addr()).await;
     let user = format!("user-of-{}", vhost.name());
-    rabbit.add_user(&user, "sesame").await;
-    vhost.permit(&user).await;
+    vhost.add_user(&user, "sesame").await;
     let cluster = quick(&[vhost.url_of(&user, "sesame", proxy.addr())]);
     let cluster = cluster.connect().await.unwrap();
-    rabbit.delete_user(&user).await;
+    vhost.delete_user(&user).await;
     proxy.cut();
     let mut state = cluster.watch();
     let end = within("an end", SOON, state.wait_for(State::is_closed)).await;
@@ -242,48 +244,17 @@ async fn a_user_who_is_gone_when_the_connection_is_lost_is_final() {
     assert_eq!(proxy.counts().accepted, attempts);
 }
 
-/// Connections that the broker had not missed yet filled the limit, and those that came to replace
-/// them were taken for refused for good: the broker has one code for both.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_limit_of_connections_is_an_outage_that_ends_when_there_is_room() {
-    let stage = Stage::on_the_shared_node().await;
-    let limit = async |most: &str| {
-        let vhost = stage.vhost.name();
-        let set = format!(
-            "ok = rabbit_vhost_limit:parse_set(<<\"{vhost}\">>, \
-             <<\"{{\\\"max-connections\\\": {most}}}\">>, <<\"test\">>)"
-        );
-        stage.vhost.rabbit().eval(&set).await;
-    };
-    // The stage's own connections are there.
-    limit("1").await;
-    let cluster = stage.cluster().operation_timeout(2 * SOON);
-    let cluster = cluster.connect_lazily().unwrap();
-    let waiter = tokio::spawn({
-        let cluster = cluster.clone();
-        async move { use_channel(&cluster).await }
-    });
-    failed_rounds(&cluster, 3).await;
-    let told = match cluster.state() {
-        State::Down { cause, .. } => cause.to_string(),
-        other => panic!("{other:?}"),
-    };
-    assert!(told.contains("limit (1) is reached"), "{told}");
-    limit("-1").await;
-    within("service", SOON, waiter).await.unwrap();
-}
-
 /// lapin takes the host of `amqp://[::1]` for `localhost`.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_is_reached_by_its_ipv6_address() {
-    let rabbit = Rabbit::shared().await;
-    let vhost = rabbit.vhost().await;
+    let node = Node::shared().await;
+    let vhost = node.vhost().await;
     let Ok(listener) = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).await else {
         println!("no IPv6 on this machine: the address is only parsed");
         return;
     };
     let address = listener.local_addr().unwrap();
-    tokio::spawn(forward(listener, rabbit.amqp_addr()));
+    tokio::spawn(forward(listener, node.amqp_addr()));
     let by_uri = Cluster::builder([vhost.url_via(address)]);
     let mut config = wharf_amqp::Config::default();
     config.vhost = vhost.name().into();
@@ -355,5 +326,41 @@ async fn a_connection_that_comes_too_late_is_closed() {
         .await;
         // The cluster is still there.
         assert!(cluster.state().is_closed());
+    }
+}
+
+/// Limits of a virtual host.
+mod rabbitmq_only {
+    use super::*;
+
+    /// Connections that the broker had not missed yet filled the limit, and those that came to replace
+    /// them were taken for refused for good: the broker has one code for both.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_limit_of_connections_is_an_outage_that_ends_when_there_is_room() {
+        let stage = Stage::on_the_shared_node().await;
+        let limit = async |most: &str| {
+            let vhost = stage.vhost.name();
+            let set = format!(
+                "ok = rabbit_vhost_limit:parse_set(<<\"{vhost}\">>, \
+             <<\"{{\\\"max-connections\\\": {most}}}\">>, <<\"test\">>)"
+            );
+            stage.vhost.rabbit().eval(&set).await;
+        };
+        // The stage's own connections are there.
+        limit("1").await;
+        let cluster = stage.cluster().operation_timeout(2 * SOON);
+        let cluster = cluster.connect_lazily().unwrap();
+        let waiter = tokio::spawn({
+            let cluster = cluster.clone();
+            async move { use_channel(&cluster).await }
+        });
+        failed_rounds(&cluster, 3).await;
+        let told = match cluster.state() {
+            State::Down { cause, .. } => cause.to_string(),
+            other => panic!("{other:?}"),
+        };
+        assert!(told.contains("limit (1) is reached"), "{told}");
+        limit("-1").await;
+        within("service", SOON, waiter).await.unwrap();
     }
 }

@@ -179,47 +179,6 @@ async fn an_exclusive_consumer_takes_its_place_again_when_its_former_self_is_gon
     probe.has_seen(1).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_consumer_that_may_no_longer_read_its_queue_fails_and_another_goes_on() {
-    let stage = Stage::new().await;
-    declare(&stage.cluster, "other", FieldTable::default()).await;
-    let (rabbit, user) = (stage.vhost.rabbit(), format!("of {}", stage.vhost.name()));
-    rabbit.add_user(&user, "secret").await;
-    stage.vhost.permit(&user).await;
-    let uri = stage.vhost.url_of(&user, "secret", stage.proxy.addr());
-    let cluster = connect(uri.replace("of ", "of%20")).await;
-    let consumer = Consumer::builder(&cluster, "q")
-        .start(Probe::open())
-        .await
-        .unwrap();
-    let other = Probe::open();
-    let neighbour = Consumer::builder(&cluster, "other")
-        .start(other.clone())
-        .await
-        .unwrap();
-    let vhost = stage.vhost.name();
-    rabbit
-        .eval(&format!(
-            "ok = rabbit_auth_backend_internal:set_permissions(<<\"{user}\">>, <<\"{vhost}\">>, \
-             <<\"\">>, <<\"\">>, <<\"other\">>, <<\"test\">>)"
-        ))
-        .await;
-    stage.proxy.cut();
-    until(&consumer, "the end", |state| {
-        matches!(state, ConsumerState::Failed(cause) if matches!(**cause, ConsumeError::Refused(_)))
-    })
-    .await;
-    registered(&neighbour, 2).await;
-    publish(&stage.cluster, "other", [1]).await;
-    other.has_seen(1).await;
-    let refused = Consumer::builder(&cluster, "q").start(Probe::open()).await;
-    assert!(
-        matches!(refused, Err(ConsumeError::Refused(_))),
-        "{refused:?}"
-    );
-    rabbit.delete_user(&user).await;
-}
-
 /// An acknowledgement with `multiple` covers everything before it on its channel: one that covers
 /// what a handler still has is a lost message when that handler's process ends.
 #[tokio::test(flavor = "multi_thread")]
@@ -261,4 +220,49 @@ async fn acknowledgements_in_company_leave_out_what_is_still_being_processed() {
     stage.drained("q").await;
     let stats = consumer.stats();
     assert_eq!((stats.acked, stats.stale), (500, 5), "{stats:?}");
+}
+
+/// Permissions.
+mod rabbitmq_only {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_consumer_that_may_no_longer_read_its_queue_fails_and_another_goes_on() {
+        let stage = Stage::new().await;
+        declare(&stage.cluster, "other", FieldTable::default()).await;
+        let (rabbit, user) = (stage.vhost.rabbit(), format!("of {}", stage.vhost.name()));
+        stage.vhost.add_user(&user, "secret").await;
+        let uri = stage.vhost.url_of(&user, "secret", stage.proxy.addr());
+        let cluster = connect(uri.replace("of ", "of%20")).await;
+        let consumer = Consumer::builder(&cluster, "q")
+            .start(Probe::open())
+            .await
+            .unwrap();
+        let other = Probe::open();
+        let neighbour = Consumer::builder(&cluster, "other")
+            .start(other.clone())
+            .await
+            .unwrap();
+        let vhost = stage.vhost.name();
+        rabbit
+        .eval(&format!(
+            "ok = rabbit_auth_backend_internal:set_permissions(<<\"{user}\">>, <<\"{vhost}\">>, \
+             <<\"\">>, <<\"\">>, <<\"other\">>, <<\"test\">>)"
+        ))
+        .await;
+        stage.proxy.cut();
+        until(&consumer, "the end", |state| {
+        matches!(state, ConsumerState::Failed(cause) if matches!(**cause, ConsumeError::Refused(_)))
+    })
+    .await;
+        registered(&neighbour, 2).await;
+        publish(&stage.cluster, "other", [1]).await;
+        other.has_seen(1).await;
+        let refused = Consumer::builder(&cluster, "q").start(Probe::open()).await;
+        assert!(
+            matches!(refused, Err(ConsumeError::Refused(_))),
+            "{refused:?}"
+        );
+        rabbit.delete_user(&user).await;
+    }
 }

@@ -4,14 +4,13 @@ mod common;
 
 use lapin::types::FieldTable;
 use wharf_amqp::consumer::Consumer;
-use wharf_testkit::{
-    rabbit::Rabbit,
-    wait::{eventually, within},
-};
+use wharf_testkit::wait::{eventually, within};
 
 use common::{
-    SOON, connect,
-    consuming::{Probe, count, publish, registered, until},
+    SOON,
+    broker::Node,
+    connect,
+    consuming::{Probe, publish, registered, until},
     declare,
 };
 
@@ -19,8 +18,8 @@ use common::{
 /// memory: acknowledgements hang behind the publish, and nothing gets better.
 #[tokio::test(flavor = "multi_thread")]
 async fn while_publishers_are_blocked_deliveries_and_acknowledgements_go_on() {
-    let rabbit = Rabbit::start().await;
-    let vhost = rabbit.vhost().await;
+    let node = Node::start().await;
+    let vhost = node.vhost().await;
     let cluster = connect(vhost.url()).await;
     declare(&cluster, "q", FieldTable::default()).await;
     publish(&cluster, "q", 0..500).await;
@@ -31,7 +30,7 @@ async fn while_publishers_are_blocked_deliveries_and_acknowledgements_go_on() {
         .start(probe.clone())
         .await
         .unwrap();
-    rabbit.set_memory_alarm().await;
+    node.set_memory_alarm().await;
     let blocked = tokio::spawn({
         let cluster = cluster.clone();
         async move { publish(&cluster, "q", 500..600).await }
@@ -43,7 +42,7 @@ async fn while_publishers_are_blocked_deliveries_and_acknowledgements_go_on() {
         .unwrap();
     probe.let_all();
     eventually("all are acknowledged", SOON, async || {
-        consumer.stats().acked >= 500 && count(&vhost, "q").await == (0, 0)
+        consumer.stats().acked >= 500 && vhost.count("q").await == (0, 0)
     })
     .await;
     assert!(!blocked.is_finished());
@@ -55,28 +54,33 @@ async fn while_publishers_are_blocked_deliveries_and_acknowledgements_go_on() {
     within("its end", SOON, second.stop_within(SOON))
         .await
         .unwrap();
-    rabbit.clear_memory_alarm().await;
+    node.clear_memory_alarm().await;
     within("the publisher", SOON, blocked).await.unwrap();
     eventually("the rest", SOON, async || consumer.stats().acked == 600).await;
     assert_eq!(consumer.stats().registrations, 1);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_stopped_broker_is_noticed_by_its_heartbeats_and_consumed_from_again() {
-    let rabbit = Rabbit::start().await;
-    let vhost = rabbit.vhost().await;
-    let cluster = connect(vhost.url()).await;
-    declare(&cluster, "q", FieldTable::default()).await;
-    let probe = Probe::open();
-    let consumer = Consumer::builder(&cluster, "q")
-        .start(probe.clone())
-        .await
-        .unwrap();
-    rabbit.pause().await;
-    // Nobody says a word, so that only heartbeats tell.
-    until(&consumer, "word of the loss", |state| !state.is_running()).await;
-    rabbit.resume().await;
-    registered(&consumer, 2).await;
-    publish(&cluster, "q", [1]).await;
-    probe.has_seen(1).await;
+/// Nodes that stand still.
+mod rabbitmq_only {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_stopped_broker_is_noticed_by_its_heartbeats_and_consumed_from_again() {
+        let node = Node::start().await;
+        let (rabbit, vhost) = (node.rabbit(), node.vhost().await);
+        let cluster = connect(vhost.url()).await;
+        declare(&cluster, "q", FieldTable::default()).await;
+        let probe = Probe::open();
+        let consumer = Consumer::builder(&cluster, "q")
+            .start(probe.clone())
+            .await
+            .unwrap();
+        rabbit.pause().await;
+        // Nobody says a word, so that only heartbeats tell.
+        until(&consumer, "word of the loss", |state| !state.is_running()).await;
+        rabbit.resume().await;
+        registered(&consumer, 2).await;
+        publish(&cluster, "q", [1]).await;
+        probe.has_seen(1).await;
+    }
 }

@@ -15,6 +15,7 @@ use wharf_testkit::wait::{eventually, within};
 
 use common::{
     SOON,
+    broker::Connection,
     consuming::{PATIENCE, Probe, Stage, publish, registered, until},
     is_routed, quick,
 };
@@ -34,12 +35,7 @@ async fn tell(stage: &Stage) -> bool {
 
 /// How many queues there are besides `q`.
 async fn queues(stage: &Stage) -> usize {
-    let list = format!(
-        "length(rabbit_amqqueue:list(<<\"{}\">>))",
-        stage.vhost.name()
-    );
-    let all: usize = stage.vhost.rabbit().eval(&list).await.parse().unwrap();
-    all - 1
+    stage.vhost.queues().await - 1
 }
 
 /// The topology's error that ended a consumer.
@@ -243,8 +239,7 @@ async fn consumers_of_one_topology_share_its_queue_wherever_it_moves() {
     let consumers = [first.unwrap(), second.unwrap(), third.unwrap()];
     eventually("all connections", SOON, async || {
         let connections = stage.vhost.connections().await;
-        let consuming =
-            |each: &&wharf_testkit::rabbit::Connection| each.name.ends_with("(consume)");
+        let consuming = |each: &&Connection| each.name.ends_with("(consume)");
         connections.iter().filter(consuming).count() == 2
     })
     .await;
@@ -262,64 +257,13 @@ async fn consumers_of_one_topology_share_its_queue_wherever_it_moves() {
         assert!(tell(&stage).await);
         probe.has_seen(usize::try_from(round).unwrap()).await;
         // Its connection alone, so that another one is there to take over.
-        let close = format!(
-            "{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<\"{}\">>, queue, <<\"{name}\">>)), \
-             rabbit_networking:close_connection(amqqueue:get_exclusive_owner(Q), \"test\")",
-            stage.vhost.name()
-        );
-        stage.vhost.rabbit().eval(&close).await;
+        stage.vhost.close_owner(&name).await;
     }
     for consumer in &consumers {
         registered(consumer, 4).await;
         assert_eq!(consumer.stats().registrations, 4);
     }
     assert_eq!(probe.seen().len(), 3, "each was delivered once");
-}
-
-/// The broker closes the whole connection over a kind of exchange that it does not know, as after
-/// a restart without a plug-in. Each consumer that declares it again costs its neighbours another.
-#[tokio::test(flavor = "multi_thread")]
-async fn what_costs_the_connection_after_an_outage_is_not_tried_again_by_the_consumer() {
-    let stage = Stage::new().await;
-    let rabbit = stage.vhost.rabbit();
-    let kind = format!("x-{}", stage.vhost.name());
-    let registry = async |call: &str, more: &str| {
-        let call = format!("rabbit_registry:{call}(exchange, <<\"{kind}\">>{more})");
-        rabbit.eval(&call).await
-    };
-    let plug_in = ", rabbit_exchange_type_direct";
-    registry("register", plug_in).await;
-    let topology = Topology::new().exchange(Exchange::custom("odd", &*kind));
-    let probe = Probe::open();
-    let start = |topology| {
-        let builder = Consumer::builder(&stage.faulty, "q").topology(topology);
-        builder.start(probe.clone())
-    };
-    let consumer = start(topology).await.unwrap();
-    let neighbour = start(Topology::new()).await.unwrap();
-
-    stage.proxy.refuse().await;
-    stage.proxy.cut();
-    until(&consumer, "word of the loss", |state| !state.is_running()).await;
-    registry("unregister", "").await;
-    stage.proxy.pass().await;
-    let error = failure(&consumer).await;
-    assert_eq!(*error.entity, Entity::Exchange("odd".into()));
-    assert!(
-        matches!(error.kind, TopologyErrorKind::NotSupported(_)),
-        "{error}"
-    );
-    registered(&neighbour, 2).await;
-    stage.publish([1]).await;
-    probe.has_seen(1).await;
-    assert_eq!(neighbour.stats().registrations, 2, "it was left alone");
-    let publishing = stage.faulty.confirm_channels().get();
-    assert!(within("a channel", SOON, publishing).await.is_ok());
-    // Two before the outage, one that the broker closed after it, and two that stayed.
-    let dialled = stage.proxy.counts().accepted;
-    assert!(dialled <= 5, "{dialled} connections");
-    // The broker needs it to do away with the exchange.
-    registry("register", plug_in).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -373,4 +317,55 @@ async fn a_queue_that_was_deleted_in_an_outage_is_there_again_when_its_consumer_
         consumer.stop_within(Duration::from_secs(10)),
     );
     stopped.await.unwrap();
+}
+
+/// Kinds of exchange that come and go.
+mod rabbitmq_only {
+    use super::*;
+
+    /// The broker closes the whole connection over a kind of exchange that it does not know, as after
+    /// a restart without a plug-in. Each consumer that declares it again costs its neighbours another.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_costs_the_connection_after_an_outage_is_not_tried_again_by_the_consumer() {
+        let stage = Stage::new().await;
+        let rabbit = stage.vhost.rabbit();
+        let kind = format!("x-{}", stage.vhost.name());
+        let registry = async |call: &str, more: &str| {
+            let call = format!("rabbit_registry:{call}(exchange, <<\"{kind}\">>{more})");
+            rabbit.eval(&call).await
+        };
+        let plug_in = ", rabbit_exchange_type_direct";
+        registry("register", plug_in).await;
+        let topology = Topology::new().exchange(Exchange::custom("odd", &*kind));
+        let probe = Probe::open();
+        let start = |topology| {
+            let builder = Consumer::builder(&stage.faulty, "q").topology(topology);
+            builder.start(probe.clone())
+        };
+        let consumer = start(topology).await.unwrap();
+        let neighbour = start(Topology::new()).await.unwrap();
+
+        stage.proxy.refuse().await;
+        stage.proxy.cut();
+        until(&consumer, "word of the loss", |state| !state.is_running()).await;
+        registry("unregister", "").await;
+        stage.proxy.pass().await;
+        let error = failure(&consumer).await;
+        assert_eq!(*error.entity, Entity::Exchange("odd".into()));
+        assert!(
+            matches!(error.kind, TopologyErrorKind::NotSupported(_)),
+            "{error}"
+        );
+        registered(&neighbour, 2).await;
+        stage.publish([1]).await;
+        probe.has_seen(1).await;
+        assert_eq!(neighbour.stats().registrations, 2, "it was left alone");
+        let publishing = stage.faulty.confirm_channels().get();
+        assert!(within("a channel", SOON, publishing).await.is_ok());
+        // Two before the outage, one that the broker closed after it, and two that stayed.
+        let dialled = stage.proxy.counts().accepted;
+        assert!(dialled <= 5, "{dialled} connections");
+        // The broker needs it to do away with the exchange.
+        registry("register", plug_in).await;
+    }
 }

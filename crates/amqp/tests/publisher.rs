@@ -11,17 +11,20 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::join_all;
+use futures_util::{FutureExt, future::join_all};
 use lapin::{
     options::BasicGetOptions,
     types::{AMQPValue, FieldTable, LongString},
 };
 use wharf_amqp::{Cluster, HeaderValue, Message, PublishError, Publisher, Receipt, lapin};
-use wharf_testkit::{checker::Checker, rabbit::Rabbit, wait::within};
+use wharf_testkit::{
+    checker::Checker,
+    wait::{eventually, within},
+};
 
 use common::{
-    SOON, Stage, assert_books, at_most, declare, none_in_flight, numbered, publish_at_once,
-    published, receive_all, tell,
+    SOON, Stage, assert_books, at_most, broker::Node, declare, none_in_flight, numbered,
+    publish_at_once, published, receive_all, tell,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -132,7 +135,7 @@ async fn the_publisher_says_what_is_mandatory_where_the_message_does_not() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_of_any_size_arrive_intact() {
-    let vhost = Rabbit::shared().await.vhost().await;
+    let vhost = Node::shared().await.vhost().await;
     let cluster = Cluster::builder([vhost.url()]).frame_max(4096);
     let cluster = cluster.connect().await.unwrap();
     declare(&cluster, "q", FieldTable::default()).await;
@@ -164,7 +167,7 @@ fn with_headers(bytes: usize) -> Message {
 /// too large.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_amqp_cannot_carry_is_refused_before_anything_is_sent() {
-    let vhost = Rabbit::shared().await.vhost().await;
+    let vhost = Node::shared().await.vhost().await;
     let cluster = Cluster::builder([vhost.url()]).frame_max(4096);
     let cluster = cluster.connect_lazily().unwrap();
     let publisher = Publisher::builder(&cluster)
@@ -210,34 +213,6 @@ async fn what_amqp_cannot_carry_is_refused_before_anything_is_sent() {
     let properties = get(&cluster).await.properties.clone();
     let value = &properties.headers().as_ref().unwrap().inner()["name"];
     assert!(matches!(value, AMQPValue::LongString(text) if text.as_bytes().len() > 4000));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_quorum_queue_confirms_what_it_has() {
-    let stage = Stage::on_the_shared_node().await;
-    let mut arguments = FieldTable::default();
-    let kind = LongString::from("quorum");
-    arguments.insert("x-queue-type".into(), AMQPValue::LongString(kind));
-    declare(&stage.direct, "quorum", arguments).await;
-    let cluster = stage.cluster().connect().await.unwrap();
-    let publisher = Publisher::builder(&cluster).build().await.unwrap();
-    let checker = Checker::default();
-    let each = (0..1000).map(|id| {
-        let (publisher, checker) = (&publisher, &checker);
-        async move {
-            checker.sent(id);
-            let outcome = publisher.publish(numbered(id).to("", "quorum")).await;
-            tell(checker, id, &outcome);
-            assert!(outcome.unwrap().is_confirmed());
-        }
-    });
-    within("every verdict", SOON, join_all(each)).await;
-    assert_eq!(stage.vhost.queue_depth("quorum").await, 1000);
-    receive_all(&stage.direct, "quorum", &checker).await;
-    let verdict = checker.verdict();
-    verdict.assert_exact();
-    assert_eq!(verdict.duplicates, 0);
-    assert_books(&publisher, &verdict).await;
 }
 
 /// Samples how many messages are under way for as long as it is there.
@@ -286,7 +261,11 @@ async fn a_message_larger_than_the_window_is_under_way_alone() {
     let publish = |bytes: usize| {
         let publisher = publisher.clone();
         let message = Message::new(vec![b'x'; bytes]).to("", "q");
-        tokio::spawn(async move { publisher.publish(message).await.unwrap().is_confirmed() })
+        let mut publish =
+            Box::pin(async move { publisher.publish(message).await.unwrap().is_confirmed() });
+        // It is under way, or in line, from here on.
+        assert!(publish.as_mut().now_or_never().is_none());
+        tokio::spawn(publish)
     };
     assert!(publish(1).await.unwrap());
     // No verdict comes: whatever is under way stays so.
@@ -296,8 +275,12 @@ async fn a_message_larger_than_the_window_is_under_way_alone() {
     let (most, stop) = watch_window(&publisher);
     let large = publish(5000);
     let after: Vec<_> = (0..3).map(|_| publish(300)).collect();
-    // They would be under way by the time that the broker has answered this.
-    stage.vhost.queue_depth("q").await;
+    // Whoever went by the others would be under way by the time that the broker has answered this.
+    declare(&stage.direct, "q", FieldTable::default()).await;
+    eventually("the window is watched", SOON, async || {
+        most.load(Ordering::Relaxed) > 0
+    })
+    .await;
     assert_eq!(most.load(Ordering::Relaxed), 3);
     assert_eq!(publisher.stats().published, 1 + 3);
     stop.store(true, Ordering::Relaxed);
@@ -311,7 +294,7 @@ async fn a_message_larger_than_the_window_is_under_way_alone() {
     let large = publish(5000);
     published(&publisher, 9).await;
     let after: Vec<_> = (0..3).map(|_| publish(1)).collect();
-    stage.vhost.queue_depth("q").await;
+    declare(&stage.direct, "q", FieldTable::default()).await;
     assert_eq!(publisher.stats().in_flight, 1, "the large one has it all");
     stage.proxy.pass().await;
     for publish in after.into_iter().chain([large]) {
@@ -319,4 +302,37 @@ async fn a_message_larger_than_the_window_is_under_way_alone() {
     }
     none_in_flight(&publisher).await;
     assert_eq!(stage.vhost.queue_depth("q").await, 12);
+}
+
+/// Quorum queues.
+mod rabbitmq_only {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_quorum_queue_confirms_what_it_has() {
+        let stage = Stage::on_the_shared_node().await;
+        let mut arguments = FieldTable::default();
+        let kind = LongString::from("quorum");
+        arguments.insert("x-queue-type".into(), AMQPValue::LongString(kind));
+        declare(&stage.direct, "quorum", arguments).await;
+        let cluster = stage.cluster().connect().await.unwrap();
+        let publisher = Publisher::builder(&cluster).build().await.unwrap();
+        let checker = Checker::default();
+        let each = (0..1000).map(|id| {
+            let (publisher, checker) = (&publisher, &checker);
+            async move {
+                checker.sent(id);
+                let outcome = publisher.publish(numbered(id).to("", "quorum")).await;
+                tell(checker, id, &outcome);
+                assert!(outcome.unwrap().is_confirmed());
+            }
+        });
+        within("every verdict", SOON, join_all(each)).await;
+        assert_eq!(stage.vhost.queue_depth("quorum").await, 1000);
+        receive_all(&stage.direct, "quorum", &checker).await;
+        let verdict = checker.verdict();
+        verdict.assert_exact();
+        assert_eq!(verdict.duplicates, 0);
+        assert_books(&publisher, &verdict).await;
+    }
 }

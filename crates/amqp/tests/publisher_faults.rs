@@ -11,13 +11,11 @@ use wharf_amqp::{Publisher, State, lapin};
 use wharf_testkit::{
     checker::Checker,
     proxy::{Direction, End, Proxy},
-    rabbit::Rabbit,
     wait::{eventually, within},
 };
 
 use common::{
-    Load, SOON, Stage, assert_books, publish, publish_at_once, published, quick, resume, suspend,
-    warm,
+    Load, SOON, Stage, assert_books, broker::Node, publish, publish_at_once, published, quick, warm,
 };
 
 /// An open confirm of a connection that was closed is an error in lapin, and nobody publishes the
@@ -111,7 +109,7 @@ async fn messages_that_are_open_at_five_closes_in_a_row_are_published_a_sixth_ti
     let checker = Arc::new(Checker::default());
     warm(&publisher, &checker, 0).await;
     // No word of the queue's for as long as this lasts, while connections come and go.
-    suspend(&stage.vhost, "q").await;
+    stage.vhost.suspend("q").await;
     let publishing = publish_at_once(&publisher, &checker, 1..101);
     published(&publisher, 101).await;
     for closed in 1..=5 {
@@ -122,7 +120,7 @@ async fn messages_that_are_open_at_five_closes_in_a_row_are_published_a_sixth_ti
         stage.vhost.close_all_connections("maintenance").await;
         stage.proxy.wait_for_connections(1 + closed).await;
     }
-    resume(&stage.vhost, "q").await;
+    stage.vhost.resume("q").await;
     within("every verdict", 3 * SOON, publishing).await.unwrap();
     let verdict = stage.verdict(&checker).await;
     verdict.assert_all_resolved_once();
@@ -168,9 +166,9 @@ async fn resets_in_full_flow_lose_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_black_hole_is_noticed_by_the_heartbeat_and_loses_nothing() {
     const HEARTBEAT: u16 = 2;
-    let rabbit = Rabbit::shared().await;
-    let stage = Stage::on(&rabbit).await;
-    let other = Proxy::to(rabbit.amqp_addr()).await;
+    let node = Node::shared().await;
+    let stage = Stage::on(&node).await;
+    let other = Proxy::to(node.amqp_addr()).await;
     let urls = [&stage.proxy, &other].map(|proxy| stage.vhost.url_via(proxy.addr()));
     let cluster = quick(&urls)
         .heartbeat(HEARTBEAT)

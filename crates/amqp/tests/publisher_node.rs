@@ -10,13 +10,13 @@ use tokio::sync::{Mutex, MutexGuard};
 use wharf_amqp::{Message, PublishError, Publisher, Receipt, State};
 use wharf_testkit::{
     checker::Checker,
-    rabbit::Rabbit,
+    rabbit::{Connection, Rabbit},
     wait::{eventually, within},
 };
 
 use common::{
-    Load, SOON, Stage, assert_books, none_in_flight, numbered, publish, publish_at_once, published,
-    warm,
+    Load, SOON, Stage, assert_books, broker::Node, none_in_flight, numbered, publish,
+    publish_at_once, published, warm,
 };
 
 /// The node, for one test at a time. A test that fails takes it down, with what it has done to it.
@@ -31,7 +31,7 @@ impl Turn {
         let mut node = NODE.lock().await;
         let rabbit = match node.take() {
             Some(rabbit) => rabbit,
-            None => Rabbit::start().await,
+            None => Node::start().await.rabbit().clone(),
         };
         Self {
             rabbit: Some(rabbit),
@@ -56,10 +56,18 @@ impl Drop for Turn {
     }
 }
 
+/// The connections that publish, as RabbitMQ describes them.
+async fn publishing(stage: &Stage) -> Vec<Connection> {
+    let mut connections = stage.vhost.of_rabbitmq().connections().await;
+    connections.retain(|connection| connection.name.ends_with("(publish)"));
+    connections
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_is_killed_loses_nothing_that_it_confirmed() {
     let node = Turn::take().await;
-    let stage = Stage::on(&node).await;
+    let stage = Stage::on(&Node::RabbitMq(node.clone())).await;
+    node.save_declarations().await;
     let cluster = stage.cluster().connect().await.unwrap();
     let publisher = Publisher::builder(&cluster).deadline(4 * SOON);
     let publisher = publisher.build().await.unwrap();
@@ -83,7 +91,7 @@ async fn a_node_that_is_killed_loses_nothing_that_it_confirmed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_blocks_is_waited_for_and_not_dialled() {
     let node = Turn::take().await;
-    let stage = Stage::on(&node).await;
+    let stage = Stage::on(&Node::RabbitMq(node.clone())).await;
     let cluster = stage.cluster().connect().await.unwrap();
     let hasty = Publisher::builder(&cluster).deadline(Duration::from_secs(2));
     let hasty = hasty.build().await.unwrap();
@@ -94,11 +102,11 @@ async fn a_broker_that_blocks_is_waited_for_and_not_dialled() {
     // More channels, so that those who come after the first do not wait only for want of one.
     let spare = (0..3).map(|_| cluster.confirm_channels().get());
     drop(within("channels", SOON, join_all(spare)).await);
-    let before = stage.publishing().await;
+    let before = publishing(&stage).await;
     assert_eq!(before.len(), 1);
     node.set_memory_alarm().await;
     eventually("the alarm has reached the connection", SOON, async || {
-        stage.publishing().await[0].state == "blocking"
+        publishing(&stage).await[0].state == "blocking"
     })
     .await;
 
@@ -134,13 +142,13 @@ async fn a_broker_that_blocks_is_waited_for_and_not_dialled() {
 
     assert!(!waiting.is_finished());
     assert!(matches!(cluster.state(), State::Blocked { .. }));
-    let peers = |connections: &[wharf_testkit::rabbit::Connection]| -> Vec<_> {
+    let peers = |connections: &[Connection]| -> Vec<_> {
         connections
             .iter()
             .map(|connection| connection.peer)
             .collect()
     };
-    assert_eq!(peers(&stage.publishing().await), peers(&before));
+    assert_eq!(peers(&publishing(&stage).await), peers(&before));
     assert_eq!(stage.proxy.counts().accepted, 1, "nothing was dialled");
 
     node.clear_memory_alarm().await;
@@ -170,7 +178,7 @@ async fn a_broker_that_blocks_is_waited_for_and_not_dialled() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_stands_still_leaves_nobody_waiting_beyond_the_deadline() {
     let node = Turn::take().await;
-    let stage = Stage::on(&node).await;
+    let stage = Stage::on(&Node::RabbitMq(node.clone())).await;
     let cluster = stage.cluster().heartbeat(60).connect().await.unwrap();
     let publisher = Publisher::builder(&cluster)
         .deadline(Duration::from_secs(2))
@@ -223,7 +231,7 @@ async fn a_body_that_is_too_large_for_the_broker_costs_the_offender_alone() {
         }
     };
     set("65536".to_owned()).await;
-    let stage = Stage::on(&node).await;
+    let stage = Stage::on(&Node::RabbitMq(node.clone())).await;
     let cluster = stage.cluster().connect().await.unwrap();
     let publisher = Publisher::builder(&cluster).build().await.unwrap();
     let checker = Checker::default();
@@ -263,7 +271,7 @@ async fn headers_beyond_the_frames_of_the_broker_cost_the_offender_alone() {
         }
     };
     set("8192".to_owned()).await;
-    let stage = Stage::on(&node).await;
+    let stage = Stage::on(&Node::RabbitMq(node.clone())).await;
     let cluster = stage.cluster().connect().await.unwrap();
     let publisher = Publisher::builder(&cluster)
         .deadline(SOON)

@@ -10,7 +10,7 @@ use std::{
     sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
-use common::{SOON, at_most, declare, numbered, quick};
+use common::{SOON, at_most, broker::Node, declare, numbered, quick};
 use lapin::types::FieldTable;
 use metrics::{
     Counter, CounterFn, Gauge, GaugeFn, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder,
@@ -30,26 +30,24 @@ use wharf_amqp::{
 };
 use wharf_testkit::{
     proxy::Proxy,
-    rabbit::Rabbit,
     wait::{eventually, within},
 };
 
 const PASSWORD: &str = "sesame-open-thyself";
 const BODY: &str = "for-your-eyes-only";
 
-async fn node() -> &'static Rabbit {
-    static NODE: OnceCell<Rabbit> = OnceCell::const_new();
-    NODE.get_or_init(Rabbit::start).await
+async fn node() -> &'static Node {
+    static NODE: OnceCell<Node> = OnceCell::const_new();
+    NODE.get_or_init(Node::start).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_and_its_messages_are_told_and_counted() {
     let told = Told::listen();
-    let rabbit = node().await;
-    let vhost = rabbit.vhost().await;
-    rabbit.add_user("clerk", PASSWORD).await;
-    vhost.permit("clerk").await;
-    let proxy = Proxy::to(rabbit.amqp_addr()).await;
+    let node = node().await;
+    let vhost = node.vhost().await;
+    vhost.add_user("clerk", PASSWORD).await;
+    let proxy = Proxy::to(node.amqp_addr()).await;
     let url = vhost.url_of("clerk", PASSWORD, proxy.addr());
     let cluster = quick(&[url]).name("post").connect().await.unwrap();
     declare(&cluster, "q", FieldTable::default()).await;
@@ -103,14 +101,14 @@ async fn a_connection_and_its_messages_are_told_and_counted() {
     ];
     told.said(&closed).await;
 
-    rabbit.set_memory_alarm().await;
+    node.set_memory_alarm().await;
     let waiting = tokio::spawn({
         let publisher = publisher.clone();
         async move { publisher.publish(numbered(1)).await }
     });
     told.counted(&state("publish", "blocked"), 1.0).await;
     told.counted(&state("publish", "up"), 0.0).await;
-    rabbit.clear_memory_alarm().await;
+    node.clear_memory_alarm().await;
     assert!(
         within("a verdict", SOON, waiting)
             .await
@@ -134,6 +132,8 @@ async fn a_connection_and_its_messages_are_told_and_counted() {
         vhost.queue_depth("q").await == 3
     })
     .await;
+    // It may not have been confirmed yet.
+    proxy.reset();
     proxy.pass().await;
     let doubtful = within("a verdict", SOON, doubtful).await.unwrap().unwrap();
     assert!(
@@ -292,9 +292,9 @@ async fn a_consumer_and_its_topology_are_told_and_counted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_fails_says_why_and_not_with_what_password() {
     let told = Told::listen();
-    let rabbit = node().await;
-    let vhost = rabbit.vhost().await;
-    let proxy = Proxy::to(rabbit.amqp_addr()).await;
+    let node = node().await;
+    let vhost = node.vhost().await;
+    let proxy = Proxy::to(node.amqp_addr()).await;
     let wrong = vhost.url_of("guest", PASSWORD, proxy.addr());
     let connecting = Cluster::builder([&*wrong]).name("stranger").connect();
     within("a refusal", SOON, connecting).await.unwrap_err();

@@ -3,12 +3,18 @@
 
 use std::{fs, net::TcpListener, path::Path, time::Duration};
 
+use futures_util::future::join_all;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use tempfile::TempDir;
 use wharf_amqp::{
-    BuildError, Cluster, Config, ConnectError, Endpoint, Message, Publisher,
+    BuildError, Builder, Cluster, Config, ConnectError, Endpoint, Message, Publisher, Receipt,
     lapin::options::QueueDeclareOptions,
 };
-use wharf_testkit::{rabbit::Rabbit, wait::within};
+use wharf_testkit::{
+    proxy::{Direction, Proxy},
+    rabbit::Rabbit,
+    wait::within,
+};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -45,43 +51,67 @@ fn free_port() -> u16 {
     listener.local_addr().unwrap().port()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_broker_is_believed_by_its_certificate_and_a_client_by_its_own() {
-    let folder = tempfile::tempdir().unwrap();
-    let at = |name: &str| folder.path().join(name);
-    let ours = Authority::new();
-    ours.issue(folder.path(), "broker", "127.0.0.1");
-    ours.issue(folder.path(), "client", "client");
-    Authority::new().issue(folder.path(), "stranger", "client");
-    fs::write(at("ca.pem"), ours.0.pem()).unwrap();
-    fs::write(at("other.pem"), Authority::new().0.pem()).unwrap();
-    let port = free_port();
-    let conf = format!(
-        "listeners.ssl.default = 127.0.0.1:{port}\n\
-         ssl_options.cacertfile = {}\nssl_options.certfile = {}\nssl_options.keyfile = {}\n\
-         ssl_options.verify = verify_peer\nssl_options.fail_if_no_peer_cert = true\n",
-        at("ca.pem").display(),
-        at("broker.pem").display(),
-        at("broker.key").display(),
-    );
-    let _rabbit = Rabbit::start_with(&conf).await;
-    let cluster = |ca: &str, who: Option<&str>| {
+/// A node that wants to see a certificate, and files of those it trusts and does not.
+struct Secure {
+    folder: TempDir,
+    port: u16,
+    _rabbit: Rabbit,
+}
+
+impl Secure {
+    async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let ours = Authority::new();
+        ours.issue(folder.path(), "broker", "127.0.0.1");
+        ours.issue(folder.path(), "client", "client");
+        Authority::new().issue(folder.path(), "stranger", "client");
+        fs::write(at("ca.pem"), ours.0.pem()).unwrap();
+        fs::write(at("other.pem"), Authority::new().0.pem()).unwrap();
+        let port = free_port();
+        let conf = format!(
+            "listeners.ssl.default = 127.0.0.1:{port}\n\
+             ssl_options.cacertfile = {}\nssl_options.certfile = {}\nssl_options.keyfile = {}\n\
+             ssl_options.verify = verify_peer\nssl_options.fail_if_no_peer_cert = true\n",
+            at("ca.pem").display(),
+            at("broker.pem").display(),
+            at("broker.key").display(),
+        );
+        Self {
+            _rabbit: Rabbit::start_with(&conf).await,
+            folder,
+            port,
+        }
+    }
+
+    /// A client that trusts this authority, and is this one itself.
+    fn client(&self, port: u16, ca: &str, who: Option<&str>) -> Builder {
+        let at = |name: &str| self.folder.path().join(name);
         let builder = Cluster::builder([format!("amqps://127.0.0.1:{port}")]).ca_file(at(ca));
-        let builder = match who {
+        match who {
             Some(who) => builder.identity(at(&format!("{who}.pem")), at(&format!("{who}.key"))),
             None => builder,
-        };
-        within("an outcome", SOON, builder.connect())
+        }
+    }
+}
+
+async fn declare(cluster: &Cluster) {
+    let channel = cluster.channels().get().await.unwrap();
+    let options = QueueDeclareOptions::default();
+    let declare = channel.queue_declare("q".into(), options, Default::default());
+    declare.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_is_believed_by_its_certificate_and_a_client_by_its_own() {
+    let secure = Secure::start().await;
+    let cluster = |ca: &str, who: Option<&str>| {
+        let client = secure.client(secure.port, ca, who);
+        within("an outcome", SOON, client.connect())
     };
 
     let trusted = cluster("ca.pem", Some("client")).await.unwrap();
-    let channel = trusted.channels().get().await.unwrap();
-    let declare = channel.queue_declare(
-        "q".into(),
-        QueueDeclareOptions::default(),
-        Default::default(),
-    );
-    declare.await.unwrap();
+    declare(&trusted).await;
     let publisher = Publisher::builder(&trusted).build().await.unwrap();
     let receipt = publisher.publish(Message::new("x").to("", "q")).await;
     assert!(receipt.unwrap().is_confirmed());
@@ -104,6 +134,31 @@ async fn a_broker_is_believed_by_its_certificate_and_a_client_by_its_own() {
         panic!("{missing}");
     };
     assert!(path.ends_with("missing.pem"));
+}
+
+/// TLS that has bytes which the socket does not take passes no flush on, and on flushes hangs what is
+/// done on a connection's thread.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_reads_nothing_any_more_keeps_nobody_beyond_the_deadline() {
+    let secure = Secure::start().await;
+    let proxy = Proxy::to(([127, 0, 0, 1], secure.port).into()).await;
+    let client = secure.client(proxy.addr().port(), "ca.pem", Some("client"));
+    // So that nothing else ends the connection.
+    let cluster = client.heartbeat(600).connect().await.unwrap();
+    declare(&cluster).await;
+    let publisher = Publisher::builder(&cluster).deadline(Duration::from_secs(5));
+    let publisher = publisher.build().await.unwrap();
+    let first = publisher.publish(Message::new("x").to("", "q")).await;
+    assert!(first.unwrap().is_confirmed());
+
+    proxy.black_hole_only(Direction::ToServer);
+    // More than the buffers on the way take.
+    let large = || Message::new(vec![0; 1 << 20]).to("", "q");
+    let publishing = join_all((0..48).map(|_| publisher.publish(large())));
+    for outcome in within("every verdict", SOON, publishing).await {
+        let receipt = outcome.unwrap();
+        assert!(matches!(receipt, Receipt::Unknown { .. }), "{receipt:?}");
+    }
 }
 
 #[test]

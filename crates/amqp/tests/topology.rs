@@ -9,19 +9,13 @@ use wharf_amqp::{
     Topology,
     topology::{Binding, Entity, Exchange, Queue, TopologyErrorKind},
 };
-use wharf_testkit::{
-    rabbit::{Rabbit, Vhost},
-    wait::{eventually, eventually_some},
+use wharf_testkit::wait::{eventually, eventually_some};
+
+use common::{
+    SOON,
+    broker::{Node, Vhost},
+    connect, is_routed,
 };
-
-use common::{SOON, connect, is_routed};
-
-/// The node's own words on the exchanges and bindings of a virtual host.
-async fn tell(vhost: &Vhost, module: &str) -> String {
-    let vhost_name = vhost.name();
-    let list = format!("{module}:list(<<\"{vhost_name}\">>)");
-    vhost.rabbit().eval(&list).await
-}
 
 fn header(name: &str, value: &str) -> FieldTable {
     let mut table = FieldTable::default();
@@ -29,98 +23,11 @@ fn header(name: &str, value: &str) -> FieldTable {
     table
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn every_kind_of_thing_is_declared_as_it_was_said() {
-    let vhost = Rabbit::shared().await.vhost().await;
-    let cluster = connect(vhost.url()).await;
-    let topology = Topology::new()
-        .exchange(Exchange::topic("orders").durable().alternate("lost"))
-        .exchange(Exchange::fanout("lost").auto_delete())
-        .exchange(Exchange::headers("parts"))
-        .exchange(Exchange::direct("inner").internal())
-        .queue(
-            Queue::durable("orders.eu")
-                .quorum()
-                .dead_letter_to("lost", Some("dead"))
-                .max_length(1000)
-                .reject_publish()
-                .delivery_limit(3),
-        )
-        .queue(
-            Queue::transient("parts.red")
-                .message_ttl(Duration::from_secs(60))
-                .expires(Duration::from_secs(600))
-                .max_length_bytes(1 << 20)
-                .max_priority(5)
-                .single_active_consumer(),
-        )
-        .queue(Queue::durable("inner.q"))
-        .queue(Queue::exclusive("mine"))
-        .queue(Queue::temporary("any"))
-        .bind("orders.eu", "orders", "eu.#")
-        .bind_exchange("inner", "orders", "in.*")
-        .bind("inner.q", "inner", "in.side")
-        .binding(
-            Binding::new("parts.red", "parts")
-                .argument("x-match", "all")
-                .argument("colour", "red"),
-        )
-        .bind("any", "orders", "any")
-        .bind("mine", "amq.topic", "mine");
-    let declaration = topology.declare(&cluster).await.unwrap();
-    assert!(declaration.state().is_declared());
-
-    let arguments = vhost.queue_info("orders.eu", "arguments").await;
-    for said in [
-        "quorum",
-        "lost",
-        "dead",
-        "1000",
-        "reject-publish",
-        "delivery-limit",
-    ] {
-        assert!(arguments.contains(said), "{said}: {arguments}");
-    }
-    let arguments = vhost.queue_info("parts.red", "arguments").await;
-    for said in [
-        "60000",
-        "600000",
-        "1048576",
-        "max-priority",
-        "single-active",
-    ] {
-        assert!(arguments.contains(said), "{said}: {arguments}");
-    }
-    assert_eq!(vhost.queue_info("orders.eu", "durable").await, "true");
-    assert_eq!(vhost.queue_info("parts.red", "durable").await, "false");
-    assert_ne!(vhost.queue_info("mine", "exclusive_consumer_pid").await, "");
-    let any = declaration.queue_name("any").unwrap();
-    assert!(any.starts_with("amq.gen-") && vhost.has_queue(&any).await);
-    let exchanges = tell(&vhost, "rabbit_exchange").await;
-    assert!(exchanges.contains("alternate-exchange"), "{exchanges}");
-
-    let none = FieldTable::default;
-    assert!(is_routed(&cluster, "orders", "eu.paid", none()).await);
-    assert!(is_routed(&cluster, "orders", "in.side", none()).await);
-    assert!(is_routed(&cluster, "orders", "any", none()).await);
-    assert!(!is_routed(&cluster, "orders", "us.paid", none()).await);
-    assert!(is_routed(&cluster, "parts", "", header("colour", "red")).await);
-    assert!(!is_routed(&cluster, "parts", "", header("colour", "blue")).await);
-    assert!(is_routed(&cluster, "amq.topic", "mine", none()).await);
-    assert_eq!(vhost.queue_depth("inner.q").await, 1);
-    // All the channels were throw-away ones.
-    eventually("no channel is left", SOON, async || {
-        let connections = vhost.connections().await;
-        connections.iter().map(|each| each.channels).sum::<u64>() <= 1
-    })
-    .await;
-}
-
 /// A declaration that the broker refuses closes its channel, and with it every confirm that is open
 /// on it: half of a neighbour's confirms were lost to one wrong exchange.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mismatch_names_the_entity_and_costs_no_neighbour_its_channel() {
-    let vhost = Rabbit::shared().await.vhost().await;
+    let vhost = Node::shared().await.vhost().await;
     let cluster = connect(vhost.url()).await;
     let neighbours = [
         cluster.confirm_channels().get().await.unwrap(),
@@ -161,7 +68,7 @@ async fn a_mismatch_names_the_entity_and_costs_no_neighbour_its_channel() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_binding_to_an_exchange_that_is_not_there_says_which() {
-    let vhost = Rabbit::shared().await.vhost().await;
+    let vhost = Node::shared().await.vhost().await;
     let cluster = connect(vhost.url()).await;
     let topology = Topology::new()
         .queue(Queue::durable("q"))
@@ -187,31 +94,8 @@ async fn a_binding_to_an_exchange_that_is_not_there_says_which() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_user_who_may_not_configure_is_refused_by_name() {
-    let vhost = Rabbit::shared().await.vhost().await;
-    let rabbit = vhost.rabbit();
-    let user = format!("reader-{}", vhost.name());
-    rabbit.add_user(&user, "sesame").await;
-    let grant = format!(
-        "rabbit_auth_backend_internal:set_permissions(<<\"{user}\">>, <<\"{}\">>, <<\"\">>, <<\".*\">>, <<\".*\">>, <<\"test\">>)",
-        vhost.name()
-    );
-    rabbit.eval(&grant).await;
-    let cluster = connect(vhost.url_of(&user, "sesame", rabbit.amqp_addr())).await;
-    let topology = Topology::new().queue(Queue::durable("q"));
-    let error = topology.declare(&cluster).await.unwrap_err();
-    assert_eq!(*error.entity, Entity::Queue("q".into()));
-    assert!(
-        matches!(error.kind, TopologyErrorKind::Refused(_)),
-        "{error}"
-    );
-    assert!(error.is_final() && !vhost.has_queue("q").await);
-    rabbit.delete_user(&user).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_temporary_queue_that_was_deleted_is_replaced_and_one_that_is_there_is_kept() {
-    let vhost = Rabbit::shared().await.vhost().await;
+    let vhost = Node::shared().await.vhost().await;
     let cluster = connect(vhost.url()).await;
     let topology = Topology::new()
         .queue(Queue::temporary("mine"))
@@ -231,7 +115,7 @@ async fn a_temporary_queue_that_was_deleted_is_replaced_and_one_that_is_there_is
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_exclusive_queue_that_another_has_is_taken_when_it_is_free() {
-    let vhost = Rabbit::shared().await.vhost().await;
+    let vhost = Node::shared().await.vhost().await;
     let first = connect(vhost.url()).await;
     let second = connect(vhost.url()).await;
     let topology = Topology::new().queue(Queue::exclusive("only"));
@@ -253,7 +137,7 @@ async fn an_exclusive_queue_that_another_has_is_taken_when_it_is_free() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nonsense_is_found_by_name_before_anything_is_sent() {
-    let vhost = Rabbit::shared().await.vhost().await;
+    let vhost = Node::shared().await.vhost().await;
     let cluster = connect(vhost.url()).await;
     let long = "n".repeat(256);
     let q = || {
@@ -325,4 +209,138 @@ async fn nonsense_is_found_by_name_before_anything_is_sent() {
         assert!(text.len() < 300, "{text}");
     }
     assert!(!vhost.has_queue("first").await);
+}
+
+/// Quorum queues, permissions, and the node's own words on what there is.
+mod rabbitmq_only {
+    use super::*;
+
+    /// The node's own words on the exchanges and bindings of a virtual host.
+    async fn tell(vhost: &Vhost, module: &str) -> String {
+        let vhost_name = vhost.name();
+        let list = format!("{module}:list(<<\"{vhost_name}\">>)");
+        vhost.rabbit().eval(&list).await
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn every_kind_of_thing_is_declared_as_it_was_said() {
+        let vhost = Node::shared().await.vhost().await;
+        let cluster = connect(vhost.url()).await;
+        let topology = Topology::new()
+            .exchange(Exchange::topic("orders").durable().alternate("lost"))
+            .exchange(Exchange::fanout("lost").auto_delete())
+            .exchange(Exchange::headers("parts"))
+            .exchange(Exchange::direct("inner").internal())
+            .queue(
+                Queue::durable("orders.eu")
+                    .quorum()
+                    .dead_letter_to("lost", Some("dead"))
+                    .max_length(1000)
+                    .reject_publish()
+                    .delivery_limit(3),
+            )
+            .queue(
+                Queue::transient("parts.red")
+                    .message_ttl(Duration::from_secs(60))
+                    .expires(Duration::from_secs(600))
+                    .max_length_bytes(1 << 20)
+                    .max_priority(5)
+                    .single_active_consumer(),
+            )
+            .queue(Queue::durable("inner.q"))
+            .queue(Queue::exclusive("mine"))
+            .queue(Queue::temporary("any"))
+            .bind("orders.eu", "orders", "eu.#")
+            .bind_exchange("inner", "orders", "in.*")
+            .bind("inner.q", "inner", "in.side")
+            .binding(
+                Binding::new("parts.red", "parts")
+                    .argument("x-match", "all")
+                    .argument("colour", "red"),
+            )
+            .bind("any", "orders", "any")
+            .bind("mine", "amq.topic", "mine");
+        let declaration = topology.declare(&cluster).await.unwrap();
+        assert!(declaration.state().is_declared());
+
+        let rabbit_vhost = vhost.of_rabbitmq();
+        let arguments = rabbit_vhost.queue_info("orders.eu", "arguments").await;
+        for said in [
+            "quorum",
+            "lost",
+            "dead",
+            "1000",
+            "reject-publish",
+            "delivery-limit",
+        ] {
+            assert!(arguments.contains(said), "{said}: {arguments}");
+        }
+        let arguments = rabbit_vhost.queue_info("parts.red", "arguments").await;
+        for said in [
+            "60000",
+            "600000",
+            "1048576",
+            "max-priority",
+            "single-active",
+        ] {
+            assert!(arguments.contains(said), "{said}: {arguments}");
+        }
+        assert_eq!(
+            rabbit_vhost.queue_info("orders.eu", "durable").await,
+            "true"
+        );
+        assert_eq!(
+            rabbit_vhost.queue_info("parts.red", "durable").await,
+            "false"
+        );
+        assert_ne!(
+            rabbit_vhost
+                .queue_info("mine", "exclusive_consumer_pid")
+                .await,
+            ""
+        );
+        let any = declaration.queue_name("any").unwrap();
+        assert!(any.starts_with("amq.gen-") && vhost.has_queue(&any).await);
+        let exchanges = tell(&vhost, "rabbit_exchange").await;
+        assert!(exchanges.contains("alternate-exchange"), "{exchanges}");
+
+        let none = FieldTable::default;
+        assert!(is_routed(&cluster, "orders", "eu.paid", none()).await);
+        assert!(is_routed(&cluster, "orders", "in.side", none()).await);
+        assert!(is_routed(&cluster, "orders", "any", none()).await);
+        assert!(!is_routed(&cluster, "orders", "us.paid", none()).await);
+        assert!(is_routed(&cluster, "parts", "", header("colour", "red")).await);
+        assert!(!is_routed(&cluster, "parts", "", header("colour", "blue")).await);
+        assert!(is_routed(&cluster, "amq.topic", "mine", none()).await);
+        assert_eq!(vhost.queue_depth("inner.q").await, 1);
+        // All the channels were throw-away ones.
+        eventually("no channel is left", SOON, async || {
+            let connections = vhost.connections().await;
+            connections.iter().map(|each| each.channels).sum::<u64>() <= 1
+        })
+        .await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_user_who_may_not_configure_is_refused_by_name() {
+        let vhost = Node::shared().await.vhost().await;
+        let rabbit = vhost.rabbit();
+        let user = format!("reader-{}", vhost.name());
+        rabbit.add_user(&user, "sesame").await;
+        let grant = format!(
+            "rabbit_auth_backend_internal:set_permissions(<<\"{user}\">>, <<\"{}\">>, <<\"\">>, <<\".*\">>, <<\".*\">>, <<\"test\">>)",
+            vhost.name()
+        );
+        rabbit.eval(&grant).await;
+        let cluster = connect(vhost.url_of(&user, "sesame", rabbit.amqp_addr())).await;
+        let topology = Topology::new().queue(Queue::durable("q"));
+        let error = topology.declare(&cluster).await.unwrap_err();
+        assert_eq!(*error.entity, Entity::Queue("q".into()));
+        assert!(
+            matches!(error.kind, TopologyErrorKind::Refused(_)),
+            "{error}"
+        );
+        assert!(error.is_final() && !vhost.has_queue("q").await);
+        rabbit.delete_user(&user).await;
+    }
 }

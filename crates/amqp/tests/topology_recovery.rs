@@ -15,19 +15,18 @@ use wharf_amqp::{
 };
 use wharf_testkit::{
     proxy::Proxy,
-    rabbit::Rabbit,
     wait::{eventually, eventually_some, within},
 };
 
-use common::{SOON, connect, is_routed, watchful};
+use common::{SOON, broker::Node, connect, is_routed, watchful};
 
 /// Messages published right after a reconnection were unroutable, because the queue that was
 /// deleted meanwhile came back only later.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_queue_deleted_in_an_outage_is_there_again_before_a_channel_is_lent() {
-    let rabbit = Rabbit::shared().await;
-    let vhost = rabbit.vhost().await;
-    let proxy = Proxy::to(rabbit.amqp_addr()).await;
+    let node = Node::shared().await;
+    let vhost = node.vhost().await;
+    let proxy = Proxy::to(node.amqp_addr()).await;
     let cluster = connect(vhost.url_via(proxy.addr())).await;
     drop(cluster.channels().get().await.unwrap());
     let topology = Topology::new()
@@ -59,9 +58,9 @@ async fn a_queue_deleted_in_an_outage_is_there_again_before_a_channel_is_lent() 
 /// names that begin with `amq.`), or its bindings were lost with it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_temporary_queue_gets_another_name_after_a_cut_and_its_bindings_again() {
-    let rabbit = Rabbit::shared().await;
-    let vhost = rabbit.vhost().await;
-    let proxy = Proxy::to(rabbit.amqp_addr()).await;
+    let node = Node::shared().await;
+    let vhost = node.vhost().await;
+    let proxy = Proxy::to(node.amqp_addr()).await;
     let cluster = connect(vhost.url_via(proxy.addr())).await;
     let topology = Topology::new()
         .exchange(Exchange::topic("news").durable())
@@ -104,7 +103,7 @@ async fn a_temporary_queue_gets_another_name_after_a_cut_and_its_bindings_again(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn topologies_built_apart_have_temporary_queues_of_their_own_on_several_connections() {
-    let vhost = Rabbit::shared().await.vhost().await;
+    let vhost = Node::shared().await.vhost().await;
     let cluster = watchful(vhost.url())
         .connections(3)
         .connect()
@@ -120,15 +119,14 @@ async fn topologies_built_apart_have_temporary_queues_of_their_own_on_several_co
     })
     .await;
     // Each exists once, however many connections could have declared it.
-    let list = format!("length(rabbit_amqqueue:list(<<\"{}\">>))", vhost.name());
-    assert_eq!(vhost.rabbit().eval(&list).await, "2");
+    assert_eq!(vhost.queues().await, 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_connection_takes_over_what_belonged_to_one_that_is_lost() {
-    let rabbit = Rabbit::shared().await;
-    let vhost = rabbit.vhost().await;
-    let proxy = Proxy::to(rabbit.amqp_addr()).await;
+    let node = Node::shared().await;
+    let vhost = node.vhost().await;
+    let proxy = Proxy::to(node.amqp_addr()).await;
     let cluster = watchful(vhost.url_via(proxy.addr())).connections(2);
     let cluster = cluster.connect().await.unwrap();
     let topology = Topology::new().queue(Queue::temporary("mine"));
@@ -139,12 +137,7 @@ async fn another_connection_takes_over_what_belonged_to_one_that_is_lost() {
     let old = declaration.queue_name("mine").unwrap();
     // Nobody comes in any more, so that it must be one that is there.
     proxy.refuse().await;
-    let close = format!(
-        "{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<\"{}\">>, queue, <<\"{old}\">>)), \
-         rabbit_networking:close_connection(amqqueue:get_exclusive_owner(Q), \"test\")",
-        vhost.name()
-    );
-    rabbit.eval(&close).await;
+    vhost.close_owner(&old).await;
     let new = name.wait_for(|name| name.as_ref().is_some_and(|name| *name != old));
     let new = within("another name", SOON, new).await.unwrap().clone();
     assert!(vhost.has_queue(&new.unwrap()).await);
@@ -154,9 +147,9 @@ async fn another_connection_takes_over_what_belonged_to_one_that_is_lost() {
 /// on into something else.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mismatch_at_recovery_makes_itself_known_and_so_does_its_end() {
-    let rabbit = Rabbit::shared().await;
-    let vhost = rabbit.vhost().await;
-    let proxy = Proxy::to(rabbit.amqp_addr()).await;
+    let node = Node::shared().await;
+    let vhost = node.vhost().await;
+    let proxy = Proxy::to(node.amqp_addr()).await;
     let cluster = connect(vhost.url_via(proxy.addr())).await;
     let topology = Topology::new()
         .queue(Queue::durable("q"))
@@ -204,9 +197,9 @@ async fn a_mismatch_at_recovery_makes_itself_known_and_so_does_its_end() {
 /// on every connection, it would let none live.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_costs_a_connection_costs_one_only() {
-    let rabbit = Rabbit::shared().await;
-    let vhost = rabbit.vhost().await;
-    let proxy = Proxy::to(rabbit.amqp_addr()).await;
+    let node = Node::shared().await;
+    let vhost = node.vhost().await;
+    let proxy = Proxy::to(node.amqp_addr()).await;
     proxy.refuse().await;
     let cluster = watchful(vhost.url_via(proxy.addr()))
         .connect_lazily()
@@ -243,9 +236,9 @@ async fn what_costs_a_connection_costs_one_only() {
 /// over the bad one.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_declared_at_once_only_the_one_that_costs_the_connection_is_condemned() {
-    let rabbit = Rabbit::shared().await;
-    let vhost = rabbit.vhost().await;
-    let proxy = Proxy::to(rabbit.amqp_addr()).await;
+    let node = Node::shared().await;
+    let vhost = node.vhost().await;
+    let proxy = Proxy::to(node.amqp_addr()).await;
     let cluster = watchful(vhost.url_via(proxy.addr()))
         .connect()
         .await
@@ -264,9 +257,9 @@ async fn of_two_declared_at_once_only_the_one_that_costs_the_connection_is_conde
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_declaration_without_a_broker_ends_in_time_and_names_what_it_was_about() {
-    let rabbit = Rabbit::shared().await;
-    let vhost = rabbit.vhost().await;
-    let proxy = Proxy::to(rabbit.amqp_addr()).await;
+    let node = Node::shared().await;
+    let vhost = node.vhost().await;
+    let proxy = Proxy::to(node.amqp_addr()).await;
     proxy.refuse().await;
     let limit = Duration::from_secs(1);
     let cluster = watchful(vhost.url_via(proxy.addr()))
@@ -303,7 +296,7 @@ async fn a_declaration_without_a_broker_ends_in_time_and_names_what_it_was_about
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_declaration_that_is_dropped_is_not_repeated() {
-    let vhost = Rabbit::shared().await.vhost().await;
+    let vhost = Node::shared().await.vhost().await;
     let cluster = connect(vhost.url()).await;
     let topology = Topology::new().queue(Queue::durable("q"));
     drop(topology.declare(&cluster).await.unwrap());
@@ -318,9 +311,10 @@ async fn a_declaration_that_is_dropped_is_not_repeated() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_blocked_broker_takes_declarations() {
-    let rabbit = Rabbit::start().await;
-    let cluster = connect(rabbit.url()).await;
-    rabbit.set_memory_alarm().await;
+    let node = Node::start().await;
+    let vhost = node.vhost().await;
+    let cluster = connect(vhost.url()).await;
+    node.set_memory_alarm().await;
     let channel = cluster.confirm_channels().get().await.unwrap();
     let sent = channel.basic_publish(
         "".into(),
@@ -336,5 +330,5 @@ async fn a_blocked_broker_takes_declarations() {
     let topology = Topology::new().queue(Queue::durable("q"));
     let declared = within("an answer", SOON, topology.declare(&cluster)).await;
     assert!(declared.unwrap().state().is_declared());
-    rabbit.clear_memory_alarm().await;
+    node.clear_memory_alarm().await;
 }

@@ -12,9 +12,13 @@ use lapin::{
     types::FieldTable,
 };
 use wharf_amqp::{Cluster, Message, Publisher, Receipt, lapin};
-use wharf_testkit::{rabbit::Rabbit, rabbit::Vhost, wait::within};
+use wharf_testkit::wait::within;
 
-use common::{at_most, declare, none_in_flight};
+use common::{
+    at_most,
+    broker::{Node, Vhost},
+    declare, none_in_flight,
+};
 
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -45,7 +49,7 @@ fn fate(receipt: &Receipt) -> Fate {
 /// A vhost with the queue `takes`, which takes everything, and `full`, which has one message and
 /// takes no other.
 async fn queues() -> (Vhost, Cluster) {
-    let vhost = Rabbit::shared().await.vhost().await;
+    let vhost = Node::shared().await.vhost().await;
     let cluster = Cluster::builder([vhost.url()]).connect().await.unwrap();
     declare(&cluster, "takes", FieldTable::default()).await;
     declare(&cluster, "full", at_most(1)).await;

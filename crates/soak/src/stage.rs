@@ -62,6 +62,7 @@ impl Stage {
         drop(borrowed.expect("channels are lent"));
         let (ledger, mood) = (Arc::new(Ledger::new()), Arc::default());
         let consumers = Consumers::start(&consuming, &ledger, &mood).await;
+        rabbit.save_declarations().await;
         Self {
             loads: [Load::start(&patient, &ledger), Load::start(&hasty, &ledger)],
             noisy: false,

@@ -17,6 +17,7 @@ async fn a_restart_keeps_a_durable_queue_and_its_persistent_messages() {
     let client = connect(&url).await;
     declare_durable(&client, "kept").await;
     publish(&client, "kept", 10).await;
+    rabbit.save_declarations().await;
     let first = rabbit.pid();
 
     rabbit.restart().await;
@@ -28,6 +29,29 @@ async fn a_restart_keeps_a_durable_queue_and_its_persistent_messages() {
         depth_seen_by_a_client(&connect(&url).await, "kept").await,
         10
     );
+}
+
+/// RabbitMQ serves without a vhost that it cannot recover, as if its queues had never been.
+#[tokio::test]
+async fn a_node_that_leaves_a_vhost_aside_has_not_started() {
+    let rabbit = Rabbit::start().await;
+    let home = home_of(rabbit.pid().unwrap());
+    let database = Path::new(&home).join(rabbit.name()).join("mnesia");
+    let vhosts = database.join(rabbit.name()).join("msg_stores/vhosts");
+    rabbit.stop().await;
+    for vhost in std::fs::read_dir(vhosts).unwrap() {
+        // A file that it writes anew.
+        let name = vhost.unwrap().path().join(".vhost");
+        std::fs::remove_file(&name).unwrap();
+        std::fs::create_dir(&name).unwrap();
+    }
+
+    let restarted = tokio::spawn(async move { rabbit.restart().await }).await;
+
+    let panic = restarted.unwrap_err().into_panic();
+    let text = panic.downcast_ref::<String>().unwrap();
+    let reason = r#"it did not recover these vhosts: [<<"/">>]"#;
+    assert!(text.contains(reason), "{text}");
 }
 
 #[tokio::test]

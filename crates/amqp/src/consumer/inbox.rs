@@ -3,7 +3,10 @@
 use std::{
     collections::VecDeque,
     mem,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
 };
 
 use tokio::sync::Notify;
@@ -20,6 +23,10 @@ pub(super) struct Inbox {
     inner: Mutex<Inner>,
     /// Calls one worker, who calls the next if there is more to be taken.
     arrivals: Notify,
+    /// Deliveries taken and not settled.
+    taken: AtomicUsize,
+    /// Whether somebody may wait until they are.
+    is_shut: AtomicBool,
     idle: Notify,
 }
 
@@ -31,8 +38,6 @@ struct Inner {
     /// they come: a call for each delivery would mostly be in vain, and costs more than a handler
     /// that has little to do.
     called: bool,
-    /// Deliveries taken and not settled.
-    taken: usize,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -45,14 +50,14 @@ enum Gate {
 }
 
 impl Inbox {
-    pub(super) fn push(&self, delivery: Delivery, ticket: Ticket) {
+    pub(super) fn push(&self, deliveries: impl Iterator<Item = (Delivery, Ticket)>) {
         let mut inner = self.lock();
         if inner.gate == Gate::Shut {
             drop(inner);
-            drop(ticket);
+            deliveries.for_each(drop);
             return;
         }
-        inner.waiting.push_back((delivery, ticket));
+        inner.waiting.extend(deliveries);
         self.call(inner);
     }
 
@@ -96,7 +101,7 @@ impl Inbox {
         let Some((delivery, ticket)) = inner.waiting.pop_front() else {
             return Ok(None);
         };
-        inner.taken += 1;
+        self.taken.fetch_add(1, Ordering::SeqCst);
         self.call(inner);
         let place = Place(Arc::clone(self));
         Ok(Some(OpenDelivery::new(delivery, ticket, place)))
@@ -126,6 +131,7 @@ impl Inbox {
     pub(super) fn shut(&self) {
         let mut inner = self.lock();
         inner.gate = Gate::Shut;
+        self.is_shut.store(true, Ordering::SeqCst);
         let waiting = mem::take(&mut inner.waiting);
         drop(inner);
         drop(waiting);
@@ -146,7 +152,7 @@ impl Inbox {
 
     /// How many are taken and not settled.
     pub(super) fn taken(&self) -> usize {
-        self.lock().taken
+        self.taken.load(Ordering::SeqCst)
     }
 
     /// Until everything taken is settled.
@@ -174,12 +180,10 @@ pub(super) struct Place(Arc<Inbox>);
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut inner = self.0.lock();
-        inner.taken -= 1;
-        let last = inner.taken == 0;
-        drop(inner);
-        if last {
-            self.0.idle.notify_waiters();
+        let inbox = &self.0;
+        let is_last = inbox.taken.fetch_sub(1, Ordering::SeqCst) == 1;
+        if is_last && inbox.is_shut.load(Ordering::SeqCst) {
+            inbox.idle.notify_waiters();
         }
     }
 }

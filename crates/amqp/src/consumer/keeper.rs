@@ -2,11 +2,17 @@
 //! any loss.
 
 use std::{
+    future,
     sync::{Arc, Weak},
+    task::Poll,
     time::Duration,
 };
 
-use futures_util::StreamExt;
+use futures_util::{
+    FutureExt, StreamExt,
+    future::{Fuse, FusedFuture},
+};
+use lapin::types::ShortString;
 use tokio::{
     sync::{oneshot, watch},
     task::JoinSet,
@@ -25,6 +31,10 @@ use crate::{connections::Shared, io, telemetry};
 /// A subscription that lived for so long was a success: the next attempt comes at once, and the
 /// pauses begin anew.
 const SUCCESS: Duration = Duration::from_secs(1);
+
+/// So many deliveries at most are passed on at once: one by one, each would cost two locks that
+/// whoever processes them needs, too.
+const BATCH: usize = 64;
 
 /// What the handles of a consumer, its keeper and its workers share.
 #[derive(Debug)]
@@ -86,6 +96,37 @@ impl Core {
             .send_if_modified(|state| change(state, paused, ConsumerState::Running));
     }
 
+    /// Passes on what is delivered, until there is no more, and says why. On the thread that reads
+    /// it, where nothing comes in between, so that it does not go on without an end.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel-safe: what is taken in is passed on in the same poll.
+    async fn pump(
+        &self,
+        registration: &Arc<Registration>,
+        mut stream: lapin::Consumer,
+    ) -> ConsumeError {
+        let mut batch = Vec::new();
+        loop {
+            let end = take_in(&mut stream, &mut batch).await;
+            self.pass_on(registration, &mut batch);
+            if let Some(end) = end {
+                return end;
+            }
+        }
+    }
+
+    fn pass_on(&self, registration: &Arc<Registration>, batch: &mut Vec<lapin::message::Delivery>) {
+        Counters::add(&self.counters.delivered, batch.len() as u64);
+        self.counters.told.delivered(batch.len());
+        registration.deliver(batch.iter().map(|message| message.delivery_tag));
+        self.inbox.push(batch.drain(..).map(|message| {
+            let ticket = registration.ticket(message.delivery_tag);
+            (message.into(), ticket)
+        }));
+    }
+
     /// There is a subscription.
     fn registered(&self) {
         self.state.send_modify(|state| {
@@ -108,6 +149,34 @@ fn change(
         *state = to;
     }
     applies
+}
+
+/// Waits for deliveries, and takes as many as are there, up to [`BATCH`]. Says why there will be no
+/// more.
+///
+/// # Cancel safety
+///
+/// Cancel-safe: nothing is taken while it waits.
+async fn take_in(
+    stream: &mut lapin::Consumer,
+    batch: &mut Vec<lapin::message::Delivery>,
+) -> Option<ConsumeError> {
+    future::poll_fn(|context| {
+        while batch.len() < BATCH {
+            match stream.poll_next_unpin(context) {
+                Poll::Ready(Some(Ok(message))) => batch.push(message),
+                // Not polled again: after this it has nothing to say (lapin 4.12).
+                Poll::Ready(Some(Err(error))) => {
+                    return Poll::Ready(Some(ConsumeError::Failed(error)));
+                }
+                Poll::Ready(None) => return Poll::Ready(Some(ConsumeError::Cancelled)),
+                Poll::Pending if batch.is_empty() => return Poll::Pending,
+                Poll::Pending => break,
+            }
+        }
+        Poll::Ready(None)
+    })
+    .await
 }
 
 pub(super) type Begun = oneshot::Sender<Result<(), ConsumeError>>;
@@ -222,7 +291,9 @@ impl Keeper {
         self.registrations.push(Arc::downgrade(registration));
         self.reap();
         let task = Arc::clone(registration).acknowledge();
-        self.acknowledging.spawn_on(task, io::handle());
+        let ended = registration.link().spawn(task);
+        let ended = async { ended.await.unwrap_or(false) };
+        self.acknowledging.spawn_on(ended, io::handle());
         Counters::add(&self.core.counters.registrations, 1);
         self.core.counters.told.subscribed();
         self.core.registered();
@@ -241,26 +312,23 @@ impl Keeper {
     async fn receive(
         &mut self,
         registration: &Arc<Registration>,
-        mut stream: lapin::Consumer,
+        stream: lapin::Consumer,
     ) -> Option<ConsumeError> {
         let mut health = registration.link().health();
-        let cause = loop {
-            tokio::select! {
-                biased;
-                () = told(&mut self.orders, Order::Leave) => break None,
-                message = stream.next() => match message {
-                    Some(Ok(message)) => self.pass_on(registration, message),
-                    // Not polled again: after this it has nothing to say (lapin 4.12).
-                    Some(Err(error)) => break Some(ConsumeError::Failed(error)),
-                    None => break Some(ConsumeError::Cancelled),
-                },
-                () = lost(&mut health) => break Some(ConsumeError::Lost),
-            }
+        let tag = stream.tag();
+        let mut pump = Pump::start(&self.core, registration, stream);
+        let cause = tokio::select! {
+            biased;
+            () = told(&mut self.orders, Order::Leave) => None,
+            end = &mut pump.ended => Some(end.unwrap_or(ConsumeError::Lost)),
+            () = lost(&mut health) => Some(ConsumeError::Lost),
         };
         let Some(cause) = cause else {
-            self.leave(registration, stream).await;
+            self.leave(registration, tag, pump).await;
             return None;
         };
+        // What it passed on afterwards would not be handed back.
+        pump.stop().await;
         if matches!(cause, ConsumeError::Cancelled) {
             // The channel is open: what is being processed can be acknowledged.
             self.core.inbox.hand_back(registration);
@@ -272,28 +340,17 @@ impl Keeper {
         Some(cause)
     }
 
-    fn pass_on(&self, registration: &Arc<Registration>, message: lapin::message::Delivery) {
-        Counters::add(&self.core.counters.delivered, 1);
-        self.core.counters.told.delivered();
-        let ticket = registration.deliver(message.delivery_tag);
-        self.core.inbox.push(message.into(), ticket);
-    }
-
     /// Ends the subscription and hands back what nobody has begun to process.
-    async fn leave(&self, registration: &Arc<Registration>, mut stream: lapin::Consumer) {
-        if !registration.cancel(stream.tag()).await {
+    async fn leave(&self, registration: &Arc<Registration>, tag: ShortString, mut pump: Pump) {
+        if registration.cancel(tag).await {
+            // It is all there since the cancellation was answered. The inbox is shut, and hands it back.
+            let _ = timeout(self.plan.limit, &mut pump.ended).await;
+            pump.stop().await;
+            registration.retire();
+        } else {
+            pump.stop().await;
             registration.bury();
-            return;
         }
-        let rest = async {
-            while let Some(Ok(message)) = stream.next().await {
-                // The inbox is shut, and hands it back.
-                self.pass_on(registration, message);
-            }
-        };
-        // It is all there since the cancellation was answered.
-        let _ = timeout(self.plan.limit, rest).await;
-        registration.retire();
     }
 
     /// Waits for the last verdicts, for as long as they are taken.
@@ -337,6 +394,38 @@ impl Keeper {
             cause.is_final_at_start()
         } else {
             cause.is_final()
+        }
+    }
+}
+
+/// What passes on deliveries, on the thread that reads them.
+struct Pump {
+    /// Dropped, it ends.
+    go_on: oneshot::Sender<()>,
+    /// Why there are no more deliveries. Fused, for it may be asked again.
+    ended: Fuse<oneshot::Receiver<ConsumeError>>,
+}
+
+impl Pump {
+    fn start(core: &Arc<Core>, registration: &Arc<Registration>, stream: lapin::Consumer) -> Self {
+        let (go_on, stopped) = oneshot::channel();
+        let (core, held) = (Arc::clone(core), Arc::clone(registration));
+        let pump = async move {
+            tokio::select! {
+                biased;
+                _ = stopped => ConsumeError::Lost,
+                end = core.pump(&held, stream) => end,
+            }
+        };
+        let ended = registration.link().spawn(pump).fuse();
+        Self { go_on, ended }
+    }
+
+    /// Until it has ended, and passes on nothing more.
+    async fn stop(self) {
+        drop(self.go_on);
+        if !self.ended.is_terminated() {
+            let _ = self.ended.await;
         }
     }
 }

@@ -5,7 +5,7 @@
 //! `basic.ack`). One that comes alone after a moment of quiet does not wait; in a flow of messages
 //! the next is on its way even if nothing else is open.
 
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -50,16 +50,17 @@ pub(super) enum Next {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Slot {
-    Open,
+struct Slot {
+    tag: u64,
     /// Processed; its frame has not been sent.
-    Acked,
+    is_acked: bool,
 }
 
 #[derive(Debug)]
 pub(super) struct Ledger {
-    /// Every delivery whose frame has not been sent, by tag: no more than the prefetch.
-    slots: BTreeMap<u64, Slot>,
+    /// Every delivery whose frame has not been sent, in the order of their tags: no more than the
+    /// prefetch.
+    slots: VecDeque<Slot>,
     refused: Vec<Frame>,
     /// Slots that are acked.
     acked: usize,
@@ -86,7 +87,7 @@ enum Phase {
 impl Ledger {
     pub(super) fn new(prefetch: u16) -> Self {
         Self {
-            slots: BTreeMap::new(),
+            slots: VecDeque::new(),
             refused: Vec::new(),
             acked: 0,
             since: None,
@@ -99,7 +100,8 @@ impl Ledger {
 
     pub(super) fn deliver(&mut self, tag: u64) {
         if self.phase != Phase::Dead {
-            self.slots.insert(tag, Slot::Open);
+            let is_acked = false;
+            self.slots.push_back(Slot { tag, is_acked });
         }
     }
 
@@ -108,22 +110,33 @@ impl Ledger {
         if matches!(self.phase, Phase::Dead | Phase::Closing) {
             return None;
         }
-        let slot = self.slots.get_mut(&tag)?;
-        debug_assert_eq!(*slot, Slot::Open, "bug: settled twice");
+        let at = self.find(tag)?;
+        debug_assert!(!self.slots[at].is_acked, "bug: settled twice");
         match outcome {
             Outcome::Ack => {
-                *slot = Slot::Acked;
+                self.slots[at].is_acked = true;
                 self.acked += 1;
                 let first = self.since.is_none();
                 self.since.get_or_insert(now);
                 Some(first || self.acked >= self.batch || self.is_alone(now))
             }
             Outcome::Requeue | Outcome::Reject => {
-                self.slots.remove(&tag);
+                self.slots.remove(at);
                 let requeue = outcome == Outcome::Requeue;
                 self.refused.push(Frame::Nack { tag, requeue });
                 Some(true)
             }
+        }
+    }
+
+    fn find(&self, tag: u64) -> Option<usize> {
+        // The broker counts the deliveries of a channel: where none between them is settled, this
+        // is the place, and where some are, it is before.
+        let first = self.slots.front()?.tag;
+        let at = usize::try_from(tag.checked_sub(first)?).ok()?;
+        match self.slots.get(at) {
+            Some(slot) if slot.tag == tag => Some(at),
+            _ => self.slots.binary_search_by_key(&tag, |slot| slot.tag).ok(),
         }
     }
 
@@ -157,34 +170,26 @@ impl Ledger {
 
     /// One frame for all that precede the first open one. Says whether there was any.
     fn ack_run(&mut self, frames: &mut Vec<Frame>) -> bool {
-        let run = self.slots.iter();
-        let run = run.take_while(|(_, slot)| **slot == Slot::Acked);
-        let (mut last, mut count) = (0, 0);
-        for (tag, _) in run {
-            last = *tag;
-            count += 1;
-        }
-        if count == 0 {
+        let run = self.slots.iter().take_while(|slot| slot.is_acked);
+        let count = run.count();
+        let Some(last) = self.slots.drain(..count).next_back() else {
             return false;
-        }
-        self.slots = self.slots.split_off(&(last + 1));
+        };
         self.acked -= count;
         frames.push(Frame::Ack {
-            tag: last,
+            tag: last.tag,
             count: count as u64,
         });
         true
     }
 
     fn ack_singly(&mut self, frames: &mut Vec<Frame>) {
-        self.slots.retain(|tag, slot| {
-            if *slot == Slot::Acked {
-                frames.push(Frame::Ack {
-                    tag: *tag,
-                    count: 1,
-                });
+        self.slots.retain(|slot| {
+            if slot.is_acked {
+                let (tag, count) = (slot.tag, 1);
+                frames.push(Frame::Ack { tag, count });
             }
-            *slot == Slot::Open
+            !slot.is_acked
         });
         self.acked = 0;
     }
@@ -308,6 +313,56 @@ mod tests {
         let later = later + COMPANY;
         ledger.settle(3, Outcome::Ack, later);
         assert_eq!(ledger.due(later).0, [ack(3, 1)]);
+    }
+
+    /// Those in the middle leave first, and the rest must still be found.
+    #[test]
+    fn in_whatever_order_they_are_settled_each_is_told_once_and_no_other_with_it() {
+        let mut orders = Vec::new();
+        permute(&mut [1, 2, 3, 4, 5, 6], 0, &mut orders);
+        assert_eq!(orders.len(), 720);
+        for order in orders {
+            let (mut ledger, mut now) = of(100, 6);
+            let (mut settled, mut told) = (Vec::new(), Vec::new());
+            for tag in order {
+                let outcome = [Outcome::Ack, Outcome::Reject][usize::from(tag == 3)];
+                assert!(ledger.settle(tag, outcome, now).is_some());
+                settled.push(tag);
+                now += COMPANY;
+                tell(ledger.due(now).0, &settled, &mut told);
+            }
+            now += COMPANY;
+            tell(ledger.due(now).0, &settled, &mut told);
+            told.sort_unstable();
+            assert_eq!(told, [1, 2, 3, 4, 5, 6]);
+            assert_eq!(ledger.settle(4, Outcome::Ack, now), None);
+        }
+    }
+
+    fn permute(tags: &mut [u64; 6], from: usize, orders: &mut Vec<[u64; 6]>) {
+        if from == tags.len() {
+            return orders.push(*tags);
+        }
+        for at in from..tags.len() {
+            tags.swap(from, at);
+            permute(tags, from + 1, orders);
+            tags.swap(from, at);
+        }
+    }
+
+    /// As the broker reads the frames: `multiple` is everything up to the tag that it still holds.
+    fn tell(frames: Vec<Frame>, settled: &[u64], told: &mut Vec<u64>) {
+        for frame in frames {
+            let covered: Vec<u64> = match frame {
+                Frame::Ack { tag, count: 2.. } => {
+                    (1..=tag).filter(|tag| !told.contains(tag)).collect()
+                }
+                Frame::Ack { tag, .. } | Frame::Nack { tag, .. } => vec![tag],
+            };
+            assert_eq!(covered.len() as u64, frame.count());
+            assert!(covered.iter().all(|tag| settled.contains(tag)));
+            told.extend(covered);
+        }
     }
 
     #[test]

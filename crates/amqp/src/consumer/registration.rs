@@ -84,8 +84,13 @@ impl Registration {
         Ok((registration, stream))
     }
 
-    pub(super) fn deliver(self: &Arc<Self>, tag: u64) -> Ticket {
-        self.ledger().deliver(tag);
+    /// Takes note of deliveries, before anybody has a ticket for them.
+    pub(super) fn deliver(&self, tags: impl Iterator<Item = u64>) {
+        let mut ledger = self.ledger();
+        tags.for_each(|tag| ledger.deliver(tag));
+    }
+
+    pub(super) fn ticket(self: &Arc<Self>, tag: u64) -> Ticket {
         Ticket {
             registration: Arc::clone(self),
             tag,
@@ -128,7 +133,7 @@ impl Registration {
     }
 
     fn settle(&self, tag: u64, outcome: Outcome) -> Result<(), Stale> {
-        if !self.channel.is_open() {
+        if !self.channel.status().connected() || self.link().is_lost() {
             self.bury();
             return Err(Stale);
         }

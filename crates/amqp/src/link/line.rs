@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use async_rs::{TokioRuntime, traits::Reactor};
+use async_rs::Runtime;
 use lapin::{
     AsyncTcpStream, Connection, ConnectionProperties,
     tcp::OwnedTLSConfig,
@@ -20,11 +20,16 @@ use lapin::{
 };
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use crate::{error::ConnectError, io as connections};
+use super::{
+    kit::Kit,
+    thread::{Stream, Thread},
+};
+use crate::error::ConnectError;
 
 /// Dropped, it ends the connection without a word.
 pub(super) struct Line {
     pub(super) connection: Connection,
+    pub(super) thread: Arc<Thread>,
     plug: Plug,
 }
 
@@ -39,15 +44,16 @@ impl Line {
         let deadline = Instant::now() + limit;
         let plug = Plug::default();
         let socket = Arc::clone(&plug.socket);
-        let connect = async move |uri: AMQPUri, runtime: TokioRuntime| {
+        let connect = async move |uri: AMQPUri, runtime: Runtime<Kit>| {
             let connected = timeout_at(deadline, connect(&uri, &tls, &runtime, &socket)).await;
             Ok(connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?)
         };
-        let runtime = TokioRuntime::tokio_with_handle(connections::handle().clone());
+        let thread = Arc::<Thread>::default();
+        let runtime = Runtime::new(Kit::new(Arc::clone(&thread)));
         let dialling = Connection::connector(uri, runtime, connect, properties);
         tokio::select! {
             dialled = timeout_at(deadline, dialling) => match dialled {
-                Ok(Ok(connection)) => Ok(Self { connection, plug }),
+                Ok(Ok(connection)) => Ok(Self { connection, thread, plug }),
                 Ok(Err(error)) if Instant::now() < deadline => Err(error.into()),
                 Ok(Err(_)) | Err(_) => Err(ConnectError::Timeout(limit)),
             },
@@ -139,19 +145,17 @@ fn lock(socket: &Mutex<Socket>) -> MutexGuard<'_, Socket> {
     socket.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-type Stream = AsyncTcpStream<<TokioRuntime as Reactor>::TcpStream>;
-
 async fn connect(
     uri: &AMQPUri,
     tls: &OwnedTLSConfig,
-    runtime: &TokioRuntime,
+    runtime: &Runtime<Kit>,
     place: &Mutex<Socket>,
-) -> io::Result<Stream> {
+) -> io::Result<AsyncTcpStream<Stream>> {
     let host = &uri.authority.host;
     let addresses = runtime.to_socket_addrs((host.clone(), uri.authority.port));
     let stream = AsyncTcpStream::connect(runtime, addresses).await?;
     if let AsyncTcpStream::Plain(plain) = &stream {
-        insert(place, second_handle(plain.get_ref())?)?;
+        insert(place, second_handle(plain.socket())?)?;
     }
     match uri.scheme {
         AMQPScheme::AMQP => Ok(stream),

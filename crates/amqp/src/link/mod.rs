@@ -1,6 +1,8 @@
 //! One connection: dialling it, noticing that it is lost or blocked, opening channels on it.
 
+mod kit;
 mod line;
+mod thread;
 mod tls;
 
 use std::{
@@ -20,7 +22,7 @@ use lapin::{
     uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo},
 };
 use tokio::{
-    sync::watch,
+    sync::{oneshot, watch},
     time::{Instant, interval, timeout},
 };
 
@@ -63,6 +65,13 @@ impl Role {
     }
 }
 
+/// Ahead of the word in [`Health`].
+#[derive(Default)]
+struct Pulse {
+    is_blocked: AtomicBool,
+    is_lost: AtomicBool,
+}
+
 /// After so many channels that the broker closed, a connection is replaced, or after half of those
 /// it may have: lapin 4.12 stumbles once over the number of each, and never uses it again.
 const SPOILED: u32 = 256;
@@ -75,6 +84,8 @@ pub(crate) struct Link {
     pub(crate) role: Role,
     pub(crate) host: Endpoint,
     health: watch::Sender<Health>,
+    /// The same for a quick look.
+    pulse: Pulse,
     declaring: tokio::sync::Mutex<()>,
     since: Instant,
     /// Channels open or being opened.
@@ -110,6 +121,7 @@ impl Link {
             told: telemetry::Connection::up(&config.name, role.label(), &host),
             host,
             health: watch::Sender::new(Health::Well),
+            pulse: Pulse::default(),
             declaring: tokio::sync::Mutex::default(),
             since: Instant::now(),
             channels: AtomicUsize::new(0),
@@ -126,6 +138,20 @@ impl Link {
     /// is laid to whoever made it.
     pub(crate) fn declaring(&self) -> &tokio::sync::Mutex<()> {
         &self.declaring
+    }
+
+    /// Runs a task on the thread of this connection, where what it waits for comes from. It goes on
+    /// whether or not anybody waits for its end.
+    pub(crate) fn spawn<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> oneshot::Receiver<T> {
+        let (end, ended) = oneshot::channel();
+        self.line.thread.spawn(async move {
+            // Nobody may be waiting for it.
+            let _ = end.send(task.await);
+        });
+        ended
     }
 
     pub(crate) fn health(&self) -> watch::Receiver<Health> {
@@ -165,7 +191,11 @@ impl Link {
     }
 
     pub(crate) fn is_blocked(&self) -> bool {
-        matches!(*self.health.borrow(), Health::Blocked(_))
+        self.pulse.is_blocked.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_lost(&self) -> bool {
+        self.pulse.is_lost.load(Ordering::Relaxed)
     }
 
     /// Whether it is time for another: see [`SPOILED`].
@@ -224,10 +254,18 @@ impl Link {
         self.lose();
     }
 
+    fn turn(&self, health: Health) {
+        let is_blocked = matches!(health, Health::Blocked(_));
+        let is_lost = health == Health::Lost;
+        self.pulse.is_blocked.store(is_blocked, Ordering::Relaxed);
+        self.pulse.is_lost.store(is_lost, Ordering::Relaxed);
+        self.health.send_replace(health);
+    }
+
     fn lose(&self) {
         self.line.let_go();
         self.told.lost(&ConnectError::Lost);
-        self.health.send_replace(Health::Lost);
+        self.turn(Health::Lost);
     }
 }
 
@@ -353,11 +391,11 @@ async fn attend(link: Weak<Link>, events: impl Stream<Item = Event>) {
         match event {
             Attention::Event(Event::ConnectionBlocked(reason)) => {
                 link.told.blocked(&reason);
-                link.health.send_replace(Health::Blocked(reason.into()));
+                link.turn(Health::Blocked(reason.into()));
             }
             Attention::Event(Event::ConnectionUnblocked) => {
                 link.told.unblocked();
-                link.health.send_replace(Health::Well);
+                link.turn(Health::Well);
             }
             Attention::Event(_) | Attention::Look if link.line.connection.status().connected() => {}
             _ => return link.lose(),

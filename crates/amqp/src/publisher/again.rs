@@ -10,15 +10,11 @@ use tokio::time::timeout_at;
 use wharf::GetError;
 
 use super::{
-    collector::Collector,
     entry::{Cause, Entry, Fate},
+    seat::Refusal,
+    window::Home,
 };
-use crate::{
-    error::ChannelError,
-    io,
-    link::Health,
-    message::{Packed, Wire},
-};
+use crate::{error::ChannelError, io, link::Health, message::Packed};
 
 /// Under how many channels' ends a message is sent again: one of those that were open on them is
 /// what the broker closes them for.
@@ -26,19 +22,27 @@ const EXCEPTIONS: u32 = 3;
 
 /// Sends messages of unknown fate again, those of each publisher in the order they came in, so that
 /// deadlines are met: they ascend only among those.
-pub(super) fn publish(mut lost: Vec<Entry>) {
+pub(super) fn publish(mut lost: Vec<Box<Entry>>) {
     lost.sort_by_key(|entry| entry.number);
-    while let Some(first) = lost.first() {
-        let home = Arc::clone(&first.home);
-        let (same, others) = lost
-            .into_iter()
-            .partition(|entry| Arc::ptr_eq(&entry.home, &home));
+    for same in by_publisher(lost) {
         io::spawn(publish_of_one(same));
-        lost = others;
     }
 }
 
-async fn publish_of_one(lost: Vec<Entry>) {
+fn by_publisher(mut entries: Vec<Box<Entry>>) -> Vec<Vec<Box<Entry>>> {
+    let mut groups = Vec::new();
+    while let Some(first) = entries.first() {
+        let home = Arc::clone(&first.home);
+        let (same, others) = entries
+            .into_iter()
+            .partition(|entry| Arc::ptr_eq(&entry.home, &home));
+        groups.push(same);
+        entries = others;
+    }
+    groups
+}
+
+async fn publish_of_one(lost: Vec<Box<Entry>>) {
     if let Some(first) = lost.first() {
         first.home.told.publishing_again(lost.len());
     }
@@ -51,55 +55,55 @@ async fn publish_of_one(lost: Vec<Entry>) {
         let counts = &entry.home.counts;
         counts.republished.fetch_add(1, Ordering::Relaxed);
         entry.home.told.republished();
-        place(entry, None).await;
+        let home = Arc::clone(&entry.home);
+        place(&home, entry).await;
     }
 }
 
-/// Hands the message to a channel, within its deadline, or settles it. What is to go over the wire
-/// is made anew if it is not given.
+/// Places messages that were not sent, for their channel is closed.
+pub(super) fn place_elsewhere(entries: Vec<Box<Entry>>) {
+    for same in by_publisher(entries) {
+        io::spawn(async move {
+            for entry in same {
+                let home = Arc::clone(&entry.home);
+                place(&home, entry).await;
+            }
+        });
+    }
+}
+
+/// Hands a message of this publisher to a channel, within its deadline, or settles it.
 ///
 /// # Cancel safety
 ///
 /// Dropped before the message was handed over, it is not sent.
-pub(super) async fn place(mut entry: Entry, mut wire: Option<Wire>) {
-    let home = Arc::clone(&entry.home);
-    let pool = &home.pool;
+pub(super) async fn place(home: &Home, mut entry: Box<Entry>) {
     loop {
-        let lease = match pool.get_deadline(entry.deadline).await {
-            Ok(lease) => lease,
-            Err(error) => return entry.settle(Fate::NotSent(cause(error))),
-        };
-        if lease.link().is_blocked() {
-            let mut health = lease.link().health();
-            drop(lease);
-            // What is handed to a blocked connection cannot be taken back.
-            let free = health.wait_for(|health| !matches!(health, Health::Blocked(_)));
-            if timeout_at(entry.deadline, free).await.is_err() {
-                return entry.settle(Fate::NotSent(Cause::TimedOut(None)));
-            }
-            continue;
-        }
-        if let Some(invalid) = entry
-            .message
-            .as_ref()
-            .and_then(|m| m.overflow(lease.link().frame_max()))
-        {
-            return entry.settle(Fate::NotSent(Cause::Invalid(invalid)));
-        }
-        let collector = Collector::of(&lease);
-        if collector.is_retired() {
-            // What is open on it is seen through.
-            Collector::retire(lease.detach());
-            continue;
-        }
-        match collector.launch(&lease, entry, wire.take()) {
+        let deadline = entry.deadline;
+        let refusal = home.seat.submit(entry);
+        entry = match refusal {
             Ok(()) => return,
-            Err(back) => {
-                entry = back;
-                lease.discard();
+            Err(Refusal::Vacant(entry)) => match home.seat.take(deadline).await {
+                Ok(()) => entry,
+                Err(error) => return refuse(entry, cause(error)),
+            },
+            Err(Refusal::Blocked(entry, mut health)) => {
+                // What is handed to a blocked connection cannot be taken back.
+                let free = health.wait_for(|health| !matches!(health, Health::Blocked(_)));
+                if timeout_at(deadline, free).await.is_err() {
+                    return refuse(entry, Cause::TimedOut(None));
+                }
+                entry
             }
-        }
+            Err(Refusal::Invalid(entry, invalid)) => {
+                return refuse(entry, Cause::Invalid(invalid));
+            }
+        };
     }
+}
+
+fn refuse(mut entry: Box<Entry>, cause: Cause) {
+    entry.settle(Fate::NotSent(cause));
 }
 
 fn cause(error: GetError<ChannelError>) -> Cause {

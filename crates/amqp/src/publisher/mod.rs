@@ -1,13 +1,26 @@
 //! Publishing with a verdict for each message.
 
+#![allow(
+    clippy::vec_box,
+    reason = "an entry is large, and goes through several hands"
+)]
+
 mod again;
 mod collector;
 mod entry;
+mod ledger;
+#[cfg(feature = "outbox")]
+mod outbox;
 mod outcome;
+mod seat;
 mod window;
 
+#[cfg(feature = "outbox")]
+pub use outbox::{Destination, OutboxBuilder, PublisherOutbox, Rejection, Ticket};
 pub use outcome::{PublishError, Receipt, Unresolved};
 
+#[cfg(feature = "outbox")]
+use std::sync::OnceLock;
 use std::{
     fmt,
     sync::{Arc, atomic::Ordering},
@@ -26,6 +39,9 @@ use crate::{
     telemetry,
     topology::{Declaration, Topology, TopologyError},
 };
+#[cfg(feature = "outbox")]
+use wharf_outbox::{EnqueueError, Envelope};
+
 use entry::Entry;
 use window::Home;
 
@@ -48,8 +64,14 @@ pub struct Publisher {
     /// The largest frame, as configured; the broker may agree to less.
     frame: u32,
     /// The connections live as long as the publisher, and what is declared on each new one.
-    _cluster: Cluster,
+    #[cfg_attr(
+        not(feature = "outbox"),
+        expect(dead_code, reason = "it is there to be kept")
+    )]
+    cluster: Cluster,
     topology: Option<Declaration>,
+    #[cfg(feature = "outbox")]
+    outbox: Arc<OnceLock<PublisherOutbox>>,
 }
 
 impl Publisher {
@@ -73,20 +95,22 @@ impl Publisher {
     ///
     /// # Cancel safety
     ///
-    /// Dropped before the message was handed to a connection, nothing is sent. Dropped later, the
-    /// message is seen through without the caller, and counted.
+    /// Dropped while it waits for a share of the window or for a channel, nothing is sent. Dropped
+    /// later, the message is seen through without the caller, and counted.
     #[allow(clippy::missing_panics_doc, reason = "every message is answered")]
     pub async fn publish(&self, message: Message) -> Result<Receipt, PublishError> {
         let limit = self.home.deadline;
         let deadline = Instant::now() + limit;
-        let entering = self.home.enter(message.weight());
-        let bytes = match timeout_at(deadline, entering).await {
-            Ok(Some(bytes)) => bytes,
-            Ok(None) => return Err(PublishError::Closed(Box::new(message))),
-            Err(_) => {
-                let message = Box::new(message);
-                return Err(PublishError::WindowFull { limit, message });
-            }
+        let bytes = match self.home.try_enter(message.weight()) {
+            Some(bytes) => bytes,
+            None => match timeout_at(deadline, self.home.enter(message.weight())).await {
+                Ok(Some(bytes)) => bytes,
+                Ok(None) => return Err(PublishError::Closed(Box::new(message))),
+                Err(_) => {
+                    let message = Box::new(message);
+                    return Err(PublishError::WindowFull { limit, message });
+                }
+            },
         };
         let (packed, wire) = match message.pack(self.mandatory, self.frame) {
             Ok((packed, wire)) => (Arc::new(packed), wire),
@@ -98,11 +122,12 @@ impl Publisher {
         self.home.told.published();
         let published = &self.home.counts.published;
         let (answer, verdict) = oneshot::channel();
-        let entry = Entry {
+        let entry = Box::new(Entry {
             home: Arc::clone(&self.home),
             mandatory: packed.mandatory,
             number: published.fetch_add(1, Ordering::Relaxed),
-            message: Some(packed),
+            message: Some(Arc::clone(&packed)),
+            wire: Some(wire),
             bytes,
             deadline,
             timer: telemetry::Timer::start(),
@@ -111,9 +136,119 @@ impl Publisher {
             exceptions: 0,
             handed: false,
             answer: Some(answer),
+        });
+        again::place(&self.home, entry).await;
+        let outcome = verdict.await.expect("bug: every message is answered");
+        outcome.explain(packed, limit)
+    }
+
+    /// Puts a message into the publisher's [outbox](Self::outbox), and gives a ticket for it as soon as
+    /// it is accepted, whether there is a broker or not. If there is no room, the outbox's policy
+    /// decides; by default this waits for some.
+    ///
+    /// The ticket resolves to [`Receipt::Confirmed`] when the broker has the message, however many
+    /// outages later. The message has the ticket's id in each copy, unless it has one of its own. Its
+    /// [`ttl`](Message::ttl) counts from now: it may wait here for so long, and what is left is for the
+    /// queue.
+    ///
+    /// ```
+    /// # async fn example(publisher: wharf_amqp::Publisher) -> Result<(), Box<dyn std::error::Error>> {
+    /// use wharf_amqp::Message;
+    ///
+    /// let message = Message::new("paid").to("orders", "eu.paid").persistent();
+    /// let ticket = publisher.enqueue(message).await?; // Accepted.
+    /// let receipt = ticket.await?; // Confirmed.
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`EnqueueError`]: it was not accepted. Here it is.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime, if this is what [makes the outbox](Self::outbox).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped while it waits for room, the message is not accepted. Dropped at the moment at which
+    /// there is room, or while a journal stores it, the message may be published all the same.
+    #[cfg(feature = "outbox")]
+    pub async fn enqueue(&self, message: Message) -> Result<Ticket, EnqueueError<Message>> {
+        let ttl = message.lifetime();
+        let envelope = Envelope::new(message);
+        let envelope = match ttl {
+            Some(ttl) => envelope.ttl(ttl),
+            None => envelope,
         };
-        again::place(entry, Some(wire)).await;
-        verdict.await.expect("bug: every message is answered")
+        self.outbox().enqueue(envelope).await
+    }
+
+    /// The outbox that [`enqueue`](Self::enqueue) puts messages into: to look at it, to flush it, and to
+    /// close it before the publisher is. Made here in memory, if [`with_outbox`](Self::with_outbox) has
+    /// not made another: at most 65,536 messages and 64 MiB. Clones of the publisher share it; with the
+    /// last of them it ends.
+    ///
+    /// Messages are published one after the other, in the order of acceptance, whatever happens to
+    /// connections. Pace needs many under way: [`per_key`](OutboxBuilder::per_key) keeps the order of
+    /// messages that belong together, [`pipelined`](OutboxBuilder::pipelined) only begins in order.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime, if there is none yet.
+    #[cfg(feature = "outbox")]
+    pub fn outbox(&self) -> &PublisherOutbox {
+        self.outbox.get_or_init(|| {
+            let made = Destination::builder(self.without_outbox()).build();
+            made.expect("bug: an outbox in memory can be built")
+        })
+    }
+
+    /// The same publisher, with an outbox of its own that is as `configure` makes it: its bounds, its
+    /// order, what happens beyond the bounds, a journal on disk.
+    ///
+    /// ```
+    /// # fn example(publisher: wharf_amqp::Publisher) -> Result<(), wharf_amqp::outbox::BuildError> {
+    /// use std::time::Duration;
+    /// use wharf_amqp::outbox::Policy;
+    ///
+    /// let publisher = publisher.with_outbox(|outbox| {
+    ///     outbox
+    ///         .max_messages(1_000_000)
+    ///         .policy(Policy::DropOldest)
+    ///         .ttl(Duration::from_secs(3600))
+    /// })?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError`](wharf_outbox::BuildError): its settings make no sense, or its journal cannot be
+    /// opened.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    #[cfg(feature = "outbox")]
+    pub fn with_outbox(
+        &self,
+        configure: impl FnOnce(OutboxBuilder) -> OutboxBuilder,
+    ) -> Result<Self, wharf_outbox::BuildError> {
+        let outbox = configure(Destination::builder(self.without_outbox())).build()?;
+        Ok(Self {
+            outbox: Arc::new(OnceLock::from(outbox)),
+            ..self.clone()
+        })
+    }
+
+    #[cfg(feature = "outbox")]
+    fn without_outbox(&self) -> Self {
+        Self {
+            outbox: Arc::default(),
+            ..self.clone()
+        }
     }
 
     /// Waits until every message published before has its verdict. Those published meanwhile wait.
@@ -132,7 +267,8 @@ impl Publisher {
         })
     }
 
-    /// Takes no more messages, and waits for the verdicts of those it has. Affects all clones.
+    /// Takes no more messages, and waits for the verdicts of those it has. Affects all clones. What is
+    /// in an outbox before it ends there: who wants it published closes the outbox first.
     ///
     /// # Errors
     ///
@@ -142,7 +278,7 @@ impl Publisher {
     ///
     /// Closed by the first poll.
     pub async fn close_within(&self, limit: Duration) -> Result<(), Unresolved> {
-        self.home.closed.store(true, Ordering::Relaxed);
+        self.home.close();
         let flushed = self.flush(limit).await;
         self.home.shut();
         flushed
@@ -283,8 +419,10 @@ impl PublisherBuilder {
             )),
             topology: topology.transpose()?,
             frame: self.cluster.shared().config.frame_max,
-            _cluster: self.cluster,
             mandatory: self.mandatory,
+            #[cfg(feature = "outbox")]
+            outbox: Arc::default(),
+            cluster: self.cluster,
         })
     }
 }

@@ -82,7 +82,7 @@ pub enum PublishError {
     },
     /// There was no channel within the deadline, or only one on a connection that the broker blocks.
     /// Here is the message.
-    #[error("not sent within {limit:?}: {}", reason(cause.as_deref()))]
+    #[error("not sent within {limit:?}: {}", why_no_channel(cause.as_deref()))]
     TimedOut {
         /// The deadline.
         limit: Duration,
@@ -130,7 +130,7 @@ impl PublishError {
     }
 }
 
-fn reason(cause: Option<&GetError<ChannelError>>) -> &'static str {
+pub(super) fn why_no_channel(cause: Option<&GetError<ChannelError>>) -> &'static str {
     match cause {
         Some(_) => "there was no channel",
         None => "the broker has blocked the connection",

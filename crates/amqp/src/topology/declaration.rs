@@ -239,8 +239,9 @@ struct Registration {
     state: watch::Sender<TopologyState>,
     /// Whether somebody needs what belongs to a connection; a publisher does not.
     wants_own: AtomicBool,
-    /// The broker closed a connection over it.
-    is_harmful: AtomicBool,
+    /// The broker closed a connection over it. Held while it is declared on a new connection, for two
+    /// that come at once are not both to be closed.
+    is_harmful: tokio::sync::Mutex<bool>,
     /// Whether another attempt on a connection of this role is due.
     retries: [AtomicBool; Role::ALL.len()],
     /// Held for a look or a change, never across an await.
@@ -286,12 +287,27 @@ impl Registration {
             backoff: cluster.config.backoff,
             state: watch::Sender::new(TopologyState::Pending { cause: None }),
             wants_own: AtomicBool::new(false),
-            is_harmful: AtomicBool::new(false),
+            is_harmful: tokio::sync::Mutex::new(false),
             retries: Default::default(),
             standing: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
             told: telemetry::Declaring::new(&cluster.config.name),
         })
+    }
+
+    /// Declares it on a new connection, unless another was closed over it.
+    async fn declare_first(self: Arc<Self>, link: Arc<Link>) {
+        let mut is_harmful = self.is_harmful.lock().await;
+        if *is_harmful {
+            return;
+        }
+        let deadline = Instant::now() + self.limit;
+        let outcome = Arc::clone(&self).work(link, deadline).await;
+        // The connection was ours alone, so that this was what it was closed for.
+        *is_harmful = matches!(
+            outcome.map_err(|error| error.kind),
+            Err(TopologyErrorKind::NotSupported(_))
+        );
     }
 
     /// One attempt, and more if another may help and this connection lasts.
@@ -428,18 +444,9 @@ impl Registration {
 impl Prepare for Registration {
     fn prepare<'a>(&'a self, link: &'a Arc<Link>) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
         Box::pin(async move {
-            let Some(me) = self.me.upgrade() else { return };
-            if self.is_harmful.load(Ordering::Relaxed) {
-                return;
-            }
-            // In a task, which goes on when the time for preparations is up.
-            let deadline = Instant::now() + self.limit;
-            let work = io::spawn(me.work(Arc::clone(link), deadline));
-            if let Ok(Err(error)) = work.await
-                && matches!(error.kind, TopologyErrorKind::NotSupported(_))
-            {
-                // The connection was ours alone, so that this was what it was closed for.
-                self.is_harmful.store(true, Ordering::Relaxed);
+            if let Some(me) = self.me.upgrade() {
+                // In a task, which goes on when the time for preparations is up.
+                let _ = io::spawn(me.declare_first(Arc::clone(link))).await;
             }
         })
     }

@@ -4,6 +4,8 @@
 //! One more call is one more entry in a table of `calls`.
 
 mod calls;
+#[path = "../common/mod.rs"]
+mod common;
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -16,9 +18,10 @@ use tokio::net::TcpListener;
 use wharf_amqp::{Cluster, Config, Endpoint};
 use wharf_testkit::{
     proxy::Proxy,
-    rabbit::{Rabbit, Vhost},
     wait::{eventually, within},
 };
+
+use common::broker::{Node, Vhost};
 
 use calls::{Call, Later, Site, State, first_calls, later_calls};
 
@@ -42,37 +45,27 @@ async fn no_first_call_hangs_on_a_peer_that_says_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_call_hangs_when_a_peer_falls_silent() {
-    let rabbit = Rabbit::shared().await;
-    let vhost = rabbit.vhost().await;
-    let proxy = Proxy::to(rabbit.amqp_addr()).await;
+    let node = Node::shared().await;
+    let vhost = node.vhost().await;
+    let proxy = Proxy::to(node.amqp_addr()).await;
     let config = config(vhost.name(), proxy.addr());
     let (prepared, _) = prepare_later(&config, later_calls(State::Silent)).await;
     proxy.black_hole();
     make(State::Silent, prepared).await;
 }
 
-/// Of a broker that is stopped the system goes on accepting connections and bytes.
 #[tokio::test(flavor = "multi_thread")]
-async fn no_call_hangs_while_the_broker_blocks_or_stands_still() {
-    let rabbit = Rabbit::start().await;
-    let vhost = rabbit.vhost().await;
-    let config = config(vhost.name(), rabbit.amqp_addr());
+async fn no_call_hangs_while_the_broker_blocks() {
+    let node = Node::start().await;
+    let vhost = node.vhost().await;
+    let config = config(vhost.name(), node.amqp_addr());
 
     let (prepared, clusters) = prepare_later(&config, later_calls(State::Blocked)).await;
-    rabbit.set_memory_alarm().await;
+    node.set_memory_alarm().await;
     block(&vhost, &clusters).await;
     make(State::Blocked, prepared).await;
     let prepared = prepare_first(&config, first_calls(State::Blocked)).await;
     make(State::Blocked, prepared).await;
-    drop(clusters);
-    rabbit.clear_memory_alarm().await;
-
-    let (prepared, _) = prepare_later(&config, later_calls(State::Silent)).await;
-    rabbit.pause().await;
-    make(State::Silent, prepared).await;
-    let prepared = prepare_first(&config, first_calls(State::Silent)).await;
-    make(State::Silent, prepared).await;
-    rabbit.resume().await;
 }
 
 type Prepared = Vec<(Call, Later<String>)>;
@@ -134,7 +127,7 @@ async fn block(vhost: &Vhost, clusters: &[Cluster]) {
     }
     eventually("the connections are blocked", FOR_EVER, async || {
         let connections = vhost.connections().await;
-        let blocked = connections.iter().filter(|one| one.state == "blocked");
+        let blocked = connections.iter().filter(|one| one.blocked);
         blocked.count() == 2 * clusters.len()
     })
     .await;
@@ -170,4 +163,23 @@ fn config(vhost: &str, address: SocketAddr) -> Config {
     config.heartbeat = HEARTBEAT;
     config.frame_max = 4096;
     config
+}
+
+/// Nodes that stand still.
+mod rabbitmq_only {
+    use super::*;
+
+    /// Of a broker that is stopped the system goes on accepting connections and bytes.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn no_call_hangs_while_the_broker_stands_still() {
+        let node = Node::start().await;
+        let (rabbit, vhost) = (node.rabbit(), node.vhost().await);
+        let config = config(vhost.name(), rabbit.amqp_addr());
+        let (prepared, _) = prepare_later(&config, later_calls(State::Silent)).await;
+        rabbit.pause().await;
+        make(State::Silent, prepared).await;
+        let prepared = prepare_first(&config, first_calls(State::Silent)).await;
+        make(State::Silent, prepared).await;
+        rabbit.resume().await;
+    }
 }

@@ -22,11 +22,14 @@ use wharf_amqp::{
 };
 use wharf_testkit::{
     proxy::Proxy,
-    rabbit::{Rabbit, Vhost},
     wait::{eventually, within},
 };
 
-use super::{SOON, connect, declare};
+use super::{
+    SOON,
+    broker::{Node, Vhost},
+    connect, declare,
+};
 
 /// More than anything takes that does not wait for the operation timeout of [`watchful`](super::watchful).
 pub(crate) const PATIENCE: Duration = Duration::from_secs(12);
@@ -41,9 +44,9 @@ pub(crate) struct Stage {
 
 impl Stage {
     pub(crate) async fn new() -> Self {
-        let rabbit = Rabbit::shared().await;
-        let vhost = rabbit.vhost().await;
-        let proxy = Proxy::to(rabbit.amqp_addr()).await;
+        let node = Node::shared().await;
+        let vhost = node.vhost().await;
+        let proxy = Proxy::to(node.amqp_addr()).await;
         let cluster = connect(vhost.url()).await;
         let faulty = connect(vhost.url_via(proxy.addr())).await;
         declare(&cluster, "q", FieldTable::default()).await;
@@ -61,7 +64,7 @@ impl Stage {
 
     /// Ready and unacknowledged messages.
     pub(crate) async fn count(&self, queue: &str) -> (u64, u64) {
-        count(&self.vhost, queue).await
+        self.vhost.count(queue).await
     }
 
     pub(crate) async fn drained(&self, queue: &str) {
@@ -70,14 +73,6 @@ impl Stage {
         })
         .await;
     }
-}
-
-pub(crate) async fn count(vhost: &Vhost, queue: &str) -> (u64, u64) {
-    let item = async |item| vhost.queue_info(queue, item).await.parse().unwrap();
-    (
-        item("messages_ready").await,
-        item("messages_unacknowledged").await,
-    )
 }
 
 /// A queue that dead-letters into another, which is named `dead`.

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test binary uses the part it needs")]
 
+pub(crate) mod broker;
 pub(crate) mod consuming;
 
 use std::{
@@ -19,15 +20,16 @@ use lapin::{
     options::{BasicConsumeOptions, BasicPublishOptions, QueueDeclareOptions},
     types::{AMQPValue, FieldTable, LongString},
 };
-use tokio::task::JoinHandle;
+use tokio::{task::JoinHandle, time::timeout};
 use wharf::Backoff;
 use wharf_amqp::{Builder, Cluster, Message, PublishError, Publisher, Receipt, lapin};
 use wharf_testkit::{
     checker::{Checker, Verdict},
     proxy::Proxy,
-    rabbit::{Rabbit, Vhost},
     wait::{eventually, within},
 };
+
+use broker::{Connection, Node, Vhost};
 
 /// For whatever happens in milliseconds on a machine that is not busy.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
@@ -42,16 +44,16 @@ pub(crate) struct Stage {
 
 impl Stage {
     pub(crate) async fn on_the_shared_node() -> Self {
-        Self::on(&Rabbit::shared().await).await
+        Self::on(&Node::shared().await).await
     }
 
-    pub(crate) async fn on(rabbit: &Rabbit) -> Self {
-        let vhost = rabbit.vhost().await;
+    pub(crate) async fn on(node: &Node) -> Self {
+        let vhost = node.vhost().await;
         // It has no connection that publishes until it does.
         let direct = quick(&[vhost.url()]).connect_lazily().unwrap();
         declare(&direct, "q", FieldTable::default()).await;
         Self {
-            proxy: Proxy::to(rabbit.amqp_addr()).await,
+            proxy: Proxy::to(node.amqp_addr()).await,
             direct,
             vhost,
         }
@@ -63,20 +65,10 @@ impl Stage {
     }
 
     /// The connections that publish, as the broker sees them.
-    pub(crate) async fn publishing(&self) -> Vec<wharf_testkit::rabbit::Connection> {
+    pub(crate) async fn publishing(&self) -> Vec<Connection> {
         let mut connections = self.vhost.connections().await;
         connections.retain(|connection| connection.name.ends_with("(publish)"));
         connections
-    }
-
-    /// The numbers of all channels in the vhost, in Erlang's notation.
-    pub(crate) async fn channel_numbers(&self) -> String {
-        let vhost = self.vhost.name();
-        let list = format!(
-            "lists:sort([N || [{{number, N}}, {{vhost, <<\"{vhost}\">>}}] \
-             <- rabbit_channel:info_all([number, vhost])])"
-        );
-        self.vhost.rabbit().eval(&list).await
     }
 
     /// Reads `q` to its end, and holds it against what was reported.
@@ -135,24 +127,6 @@ pub(crate) async fn is_routed(
         .await
         .unwrap();
     confirm.is_ack() && confirm.take_message().is_none()
-}
-
-/// Lets the queue stand still: it says nothing until [`resume`].
-pub(crate) async fn suspend(vhost: &Vhost, queue: &str) {
-    with_queue(vhost, queue, "sys:suspend").await;
-}
-
-pub(crate) async fn resume(vhost: &Vhost, queue: &str) {
-    with_queue(vhost, queue, "sys:resume").await;
-}
-
-async fn with_queue(vhost: &Vhost, queue: &str, order: &str) {
-    let name = format!(
-        "rabbit_misc:r(<<\"{}\">>, queue, <<\"{queue}\">>)",
-        vhost.name()
-    );
-    let order = format!("{{ok, Q}} = rabbit_amqqueue:lookup({name}), {order}(amqqueue:get_pid(Q))");
-    vhost.rabbit().eval(&order).await;
 }
 
 /// For a queue that refuses what is beyond so many messages.
@@ -296,11 +270,14 @@ impl Load {
 
     /// Waits until so many more are confirmed.
     pub(crate) async fn confirmed(&self, publisher: &Publisher, more: u64) {
-        let goal = publisher.stats().confirmed + more;
-        eventually("confirms come", 2 * SOON, async || {
-            publisher.stats().confirmed >= goal
-        })
-        .await;
+        let before = publisher.stats();
+        let goal = before.confirmed + more;
+        let come = async || publisher.stats().confirmed >= goal;
+        let coming = eventually("confirms come", 4 * SOON, come);
+        if timeout(2 * SOON, coming).await.is_err() {
+            let after = publisher.stats();
+            panic!("not {more} confirms more: {before:?}, then {after:?}");
+        }
     }
 
     /// Waits until every message has its verdict.

@@ -31,7 +31,9 @@ impl Rabbit {
     pub(super) async fn eval_text(&self, expression: &str) -> String {
         let what = format!("{} evaluates `{expression}`", self.name());
         let evaluated = within(&what, BOUND, self.node.evaluate(&hex_of(expression))).await;
-        evaluated.unwrap_or_else(|problem| panic!("{}: {problem}", self.name()))
+        // What the node lacks, such as a queue that it did not recover, its log accounts for.
+        evaluated
+            .unwrap_or_else(|problem| panic!("{}: {problem}\n{}", self.name(), self.log_tail(30)))
     }
 }
 
