@@ -67,7 +67,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let (mut confirmed, mut returned, mut rejected) = (0, 0, 0);
     while let Some(outcome) = tasks.join_next().await {
         match outcome? {
-            // The broker has it; on disk, as the queues are durable and the messages persistent.
+            // The broker has it: RabbitMQ on disk, as the queues are durable and the messages
+            // persistent; the embedded one for as long as it lives.
             Ok(Receipt::Confirmed { .. }) => confirmed += 1,
             // No binding fits. It is in no queue, and would not be on a second try.
             Ok(Receipt::Returned { text, .. }) => {

@@ -1,26 +1,28 @@
-//! The broker of an example: the one that `AMQP_URL` names, or a private RabbitMQ.
+//! The broker of an example: one inside the program, or the one that `AMQP_URL` names.
 
 use std::{env, error::Error};
 
-use wharf_testkit::rabbit::Rabbit;
-
 pub(crate) struct Broker {
     pub(crate) url: String,
-    /// Ends with the last handle.
-    _private: Option<Rabbit>,
+    /// Whatever is in its queues goes with it.
+    #[allow(dead_code, reason = "most examples only keep it")]
+    pub(crate) embedded: Option<wharf_broker::Broker>,
 }
 
 pub(crate) async fn broker() -> Result<Broker, Box<dyn Error>> {
-    if let Ok(url) = env::var("AMQP_URL") {
+    let named = env::var("AMQP_URL").ok().filter(|url| !url.is_empty());
+    if let Some(url) = named {
         return Ok(Broker {
             url,
-            _private: None,
+            embedded: None,
         });
     }
-    println!("starting a private RabbitMQ (AMQP_URL names another broker) …");
-    let rabbit = Rabbit::try_start().await?;
+    let embedded = wharf_broker::Broker::builder()
+        .user("app", "secret")
+        .start()
+        .await?;
     Ok(Broker {
-        url: rabbit.url(),
-        _private: Some(rabbit),
+        url: embedded.url("app", "secret"),
+        embedded: Some(embedded),
     })
 }

@@ -1,11 +1,12 @@
-//! `cargo xtask bench`: our own figures, then the comparison with other pools; and that of the AMQP
-//! adapter.
+//! `cargo xtask bench`: our own figures, then the comparison with other pools; and the comparisons
+//! of the other parts.
 
 use std::num::NonZeroU32;
 
 use crate::cargo::{Cargo, cargo, root};
+use crate::cli::Subject;
 use crate::rabbit;
-use crate::report::{Outcome, Report};
+use crate::report::Report;
 
 /// Runs everything, or what the names select: in criterion by its filter, in the comparison by
 /// passing the names on.
@@ -16,12 +17,23 @@ pub(crate) fn run(report: &mut Report, names: &[String]) {
         cargo("bench --package wharf-benches --").args(filter).run()
     });
     lint(report, "compare");
-    report.step("comparison", || compare("compare", names));
+    report.step("comparison", || {
+        outside("compare", "run --release")
+            .arg("--")
+            .args(names)
+            .run()
+    });
 }
 
-/// Measures the AMQP adapter on a RabbitMQ node of its own, which is installed first where that
-/// may be done.
-pub(crate) fn amqp(report: &mut Report, rounds: Option<NonZeroU32>, quick: bool, names: &[String]) {
+/// Measures one of the other parts; beside a RabbitMQ node of its own, which is installed first where
+/// that may be done, if it is of AMQP.
+pub(crate) fn of(
+    report: &mut Report,
+    what: Subject,
+    rounds: Option<NonZeroU32>,
+    quick: bool,
+    names: &[String],
+) {
     let mut args = names.to_vec();
     if quick {
         args.push("--quick".to_owned());
@@ -29,9 +41,22 @@ pub(crate) fn amqp(report: &mut Report, rounds: Option<NonZeroU32>, quick: bool,
     if let Some(rounds) = rounds {
         args.extend(["--rounds".to_owned(), rounds.to_string()]);
     }
-    lint(report, "amqp");
-    let name = "comparison, with RabbitMQ".to_owned();
-    rabbit::look(report).step(report, name, || compare("amqp", &args));
+    let folder = what.folder();
+    lint(report, folder);
+    let compare = || {
+        // Some of the programs start another that stands beside them.
+        outside(folder, "build --release --bins").run()?;
+        outside(folder, "run --release")
+            .args(["--bin", what.program(), "--"])
+            .args(&args)
+            .run()
+    };
+    if what.needs_rabbitmq() {
+        let name = "comparison, with RabbitMQ".to_owned();
+        rabbit::look(report).step(report, name, compare);
+    } else {
+        report.step("comparison", compare);
+    }
 }
 
 fn lint(report: &mut Report, folder: &str) {
@@ -40,10 +65,6 @@ fn lint(report: &mut Report, folder: &str) {
             .args(["--", "-D", "warnings"])
             .run()
     });
-}
-
-fn compare(folder: &str, args: &[String]) -> Outcome {
-    outside(folder, "run --release").arg("--").args(args).run()
 }
 
 /// A call for a workspace of its own.

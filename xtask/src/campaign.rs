@@ -5,6 +5,13 @@ use std::num::NonZeroU32;
 use crate::cargo::cargo;
 use crate::report::Report;
 
+/// Packages with reference models, and what the paths of those tests have in them.
+const MODELS: [(&str, &str); 3] = [
+    ("wharf", "model"),
+    ("wharf-lanes", "model"),
+    ("wharf-outbox", "core::tests"),
+];
+
 /// Every interleaving of the loom tests with up to `preemptions` forced switches of thread.
 ///
 /// Release mode, because loom runs each test thousands of times; debug assertions stay on,
@@ -20,13 +27,16 @@ pub(crate) fn loom(report: &mut Report, preemptions: NonZeroU32) {
     });
 }
 
-/// Random histories against the reference model. Tests that take part have `model` in their path.
+/// Random histories against the reference models.
 pub(crate) fn model(report: &mut Report, cases: NonZeroU32) {
-    report.step(format!("model, {cases} cases"), || {
-        cargo("test --release --package wharf --all-features --lib --tests model")
-            .env("PROPTEST_CASES", cases.to_string())
-            .run_tests()
-    });
+    for (package, tests) in MODELS {
+        report.step(format!("model, {package}, {cases} cases"), || {
+            cargo("test --release --all-features --lib --tests")
+                .args(["--package", package, tests])
+                .env("PROPTEST_CASES", cases.to_string())
+                .run_tests()
+        });
+    }
 }
 
 /// Random actions on real threads, then exact counts.
@@ -35,6 +45,15 @@ pub(crate) fn stress(report: &mut Report, millions: NonZeroU32) {
     report.step(format!("stress, {millions} million operations"), || {
         cargo("test --release --package wharf --all-features --test stress")
             .env("WHARF_STRESS_OPERATIONS", operations.to_string())
+            .run_tests()
+    });
+}
+
+/// A durable outbox in a process that is killed at random moments, over and over.
+pub(crate) fn kill(report: &mut Report, times: NonZeroU32) {
+    report.step(format!("kill, {times} times"), || {
+        cargo("test --release --package wharf-outbox --all-features --test kill")
+            .env("WHARF_OUTBOX_KILLS", times.to_string())
             .run_tests()
     });
 }

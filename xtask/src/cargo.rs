@@ -6,6 +6,7 @@ use std::fmt::{self, Display};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::failures;
 use crate::report::Outcome;
 
 /// One call of cargo from the workspace's root.
@@ -58,15 +59,17 @@ impl Cargo {
 
     pub(crate) fn run(&self) -> Outcome {
         println!("$ {self}");
-        let status = self
-            .command()
-            .status()
+        let (status, failures) = failures::run(&mut self.command())
             .map_err(|error| format!("cargo did not start: {error}"))?;
         if status.success() {
-            Ok(())
-        } else {
-            Err(format!("cargo ended with {status}"))
+            return Ok(());
         }
+        let mut problem = format!("cargo ended with {status}");
+        for line in failures {
+            problem.push('\n');
+            problem.push_str(&line);
+        }
+        Err(problem)
     }
 
     /// Runs a `cargo test` call that must find at least one test.

@@ -13,6 +13,12 @@ usage: cargo xtask <command>
   bench amqp [--rounds N] [--quick] [name…]
                             the AMQP adapter beside lapin and deadpool-lapin, on a RabbitMQ
                             node of its own; names select scenarios
+  bench broker [--rounds N] [--quick] [name…]
+                            the embedded broker beside RabbitMQ; names select scenarios
+  bench outbox [--rounds N] [--quick] [name…]
+                            the outbox beside a bare channel, its journal beside bare redb
+  bench lanes [--quick] [name…]
+                            batches by key beside a task for each key and batch-aint-one
   rabbit up|down            a private RabbitMQ node that stays until it is taken down
   deny                      licences, bans, sources and advisories (needs the network)
 
@@ -21,6 +27,7 @@ Longer campaigns of single parts of `test`:
   loom [--preemptions N]    every interleaving with up to N preemptions (default 3)
   model [--cases N]         N random histories against the reference model (default 100000)
   stress [--millions N]     N million operations on real threads (default 20)
+  kill [--times N]          N times SIGKILL for a process with a durable outbox (default 1000)
   fuzz [--seconds N] [target]
                             N seconds of fuzzing per target (default 300), needs nightly
   soak [--minutes M] [--seed S]
@@ -37,7 +44,8 @@ pub(crate) enum Task {
     Bench {
         names: Vec<String>,
     },
-    BenchAmqp {
+    BenchOf {
+        what: Subject,
         /// None: as many as a full run has.
         rounds: Option<NonZeroU32>,
         quick: bool,
@@ -56,6 +64,9 @@ pub(crate) enum Task {
     Stress {
         millions: NonZeroU32,
     },
+    Kill {
+        times: NonZeroU32,
+    },
     Soak {
         minutes: NonZeroU32,
         /// None: another each time.
@@ -71,15 +82,70 @@ impl Task {
             Self::Help => "help",
             Self::Test => "test",
             Self::Bench { .. } => "bench",
-            Self::BenchAmqp { .. } => "bench amqp",
+            Self::BenchOf { what, .. } => what.task(),
             Self::Loom { .. } => "loom",
             Self::Fuzz { .. } => "fuzz",
             Self::Model { .. } => "model",
             Self::Stress { .. } => "stress",
+            Self::Kill { .. } => "kill",
             Self::Soak { .. } => "soak",
             Self::Rabbit(_) => "rabbit",
             Self::Deny => "deny",
         }
+    }
+}
+
+/// What has a comparison of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Subject {
+    Amqp,
+    Broker,
+    Outbox,
+    Lanes,
+}
+
+impl Subject {
+    fn from_word(word: &str) -> Option<Self> {
+        match word {
+            "amqp" => Some(Self::Amqp),
+            "broker" => Some(Self::Broker),
+            "outbox" => Some(Self::Outbox),
+            "lanes" => Some(Self::Lanes),
+            _ => None,
+        }
+    }
+
+    fn task(self) -> &'static str {
+        match self {
+            Self::Amqp => "bench amqp",
+            Self::Broker => "bench broker",
+            Self::Outbox => "bench outbox",
+            Self::Lanes => "bench lanes",
+        }
+    }
+
+    /// The workspace below `benches` that measures it.
+    pub(crate) fn folder(self) -> &'static str {
+        match self {
+            Self::Amqp | Self::Broker => "amqp",
+            Self::Outbox => "outbox",
+            Self::Lanes => "lanes",
+        }
+    }
+
+    /// The binary that measures it.
+    pub(crate) fn program(self) -> &'static str {
+        match self {
+            Self::Amqp => "wharf-amqp-compare",
+            Self::Broker => "broker",
+            Self::Outbox => "wharf-outbox-compare",
+            Self::Lanes => "wharf-lanes-compare",
+        }
+    }
+
+    /// Whether it is measured with RabbitMQ beside it.
+    pub(crate) fn needs_rabbitmq(self) -> bool {
+        matches!(self, Self::Amqp | Self::Broker)
     }
 }
 
@@ -107,6 +173,9 @@ pub(crate) fn parse(args: impl IntoIterator<Item = String>) -> Result<Task, Stri
         "stress" => Task::Stress {
             millions: args.take_number("--millions", 20)?,
         },
+        "kill" => Task::Kill {
+            times: args.take_number("--times", 1000)?,
+        },
         "soak" => Task::Soak {
             minutes: args.take_number("--minutes", 10)?,
             seed: args.take_option("--seed")?,
@@ -128,19 +197,20 @@ impl Args {
         found.map(|at| self.0.remove(at)).is_some()
     }
 
-    /// Without `amqp` these are the pool's.
+    /// Without a subject these are the pool's.
     fn take_bench(&mut self) -> Result<Task, String> {
         // Numbers go first: a word may stand behind them.
         let rounds = self.take_option("--rounds")?;
         let mut names = self.take_words();
-        if names.first().is_none_or(|name| name != "amqp") {
+        let Some(what) = names.first().and_then(|name| Subject::from_word(name)) else {
             return match rounds {
                 None => Ok(Task::Bench { names }),
-                Some(_) => Err("`--rounds` is for `bench amqp`".to_owned()),
+                Some(_) => Err("`--rounds` is not for the pool's".to_owned()),
             };
-        }
+        };
         names.remove(0);
-        Ok(Task::BenchAmqp {
+        Ok(Task::BenchOf {
+            what,
             rounds,
             quick: self.take_flag("--quick"),
             names,
@@ -243,19 +313,31 @@ mod tests {
     }
 
     #[test]
-    fn the_adapter_has_a_bench_of_its_own() {
-        let amqp = |rounds: Option<u32>, quick, names: &[&str]| {
-            Ok(Task::BenchAmqp {
+    fn each_part_has_a_bench_of_its_own() {
+        let of = |what, rounds: Option<u32>, quick, names: &[&str]| {
+            Ok(Task::BenchOf {
+                what,
                 rounds: rounds.map(positive),
                 quick,
                 names: names.iter().map(ToString::to_string).collect(),
             })
         };
-        assert_eq!(parsed("bench amqp"), amqp(None, false, &[]));
-        assert_eq!(parsed("bench amqp --quick"), amqp(None, true, &[]));
+        let subjects = [
+            Subject::Amqp,
+            Subject::Broker,
+            Subject::Outbox,
+            Subject::Lanes,
+        ];
+        for subject in subjects {
+            assert_eq!(parsed(subject.task()), of(subject, None, false, &[]));
+        }
+        assert_eq!(
+            parsed("bench broker --quick"),
+            of(Subject::Broker, None, true, &[])
+        );
         assert_eq!(
             parsed("bench amqp --rounds 7 consume"),
-            amqp(Some(7), false, &["consume"])
+            of(Subject::Amqp, Some(7), false, &["consume"])
         );
         assert!(parsed("bench queue --rounds 7").is_err());
         assert!(parsed("bench --quick").is_err());

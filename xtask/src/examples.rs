@@ -6,32 +6,32 @@ use crate::report::Report;
 
 const SELF_CHECKING: [&str; 1] = ["pool_tcp"];
 
-/// These take the broker that `AMQP_URL` names.
-const WITH_RABBITMQ: [&str; 6] = [
-    "channel_pool",
-    "several_brokers",
-    "topology",
-    "publish",
-    "consume",
-    "request_reply",
+/// These have a broker inside, or take the one that `AMQP_URL` names.
+const WITH_BROKER: [(&str, &[&str]); 9] = [
+    // Each quarter of the messages ends with a cut, so that few will do.
+    ("quickstart", &["--", "10000"]),
+    ("channel_pool", &[]),
+    ("several_brokers", &[]),
+    ("topology", &[]),
+    ("publish", &[]),
+    ("consume", &[]),
+    ("request_reply", &[]),
+    ("outbox", &[]),
+    ("websocket_ingest", &[]),
 ];
-
-/// Enough for the connection to be cut three times on the way.
-const QUICKSTART_MESSAGES: &str = "10000";
 
 pub(crate) fn run(report: &mut Report) {
     for name in SELF_CHECKING {
         report.step(format!("example {name}"), || example(name).run());
     }
+    for (name, args) in WITH_BROKER {
+        // Whatever whoever runs this has in the environment.
+        let inside = example(name).args(args).env("AMQP_URL", "");
+        report.step(format!("example {name}"), || inside.run());
+    }
 }
 
 pub(crate) fn run_with_rabbitmq(report: &mut Report, presence: Presence) {
-    // Starts a broker of its own, as it does for whoever tries it first.
-    presence.step(report, "example quickstart".into(), || {
-        example("quickstart")
-            .args(["--", QUICKSTART_MESSAGES])
-            .run()
-    });
     let mut node = None;
     presence.step(report, "a RabbitMQ for the examples".into(), || {
         node = Some(Node::start()?);
@@ -40,9 +40,10 @@ pub(crate) fn run_with_rabbitmq(report: &mut Report, presence: Presence) {
     let Some(Node { url, .. }) = &node else {
         return;
     };
-    for name in WITH_RABBITMQ {
-        presence.step(report, format!("example {name}"), || {
-            example(name).env("AMQP_URL", url).run()
+    for (name, args) in WITH_BROKER {
+        let outside = example(name).args(args).env("AMQP_URL", url);
+        presence.step(report, format!("example {name}, with RabbitMQ"), || {
+            outside.run()
         });
     }
 }

@@ -9,6 +9,9 @@ use crate::cargo::{cargo, root, target_dir};
 use crate::report::{Outcome, Report};
 use crate::tools;
 
+/// A line at the end instead of one for each input that is kept. What it finds is told at any rate.
+const QUIET: [&str; 2] = ["-verbosity=0", "-print_final_stats=1"];
+
 /// An input that takes longer is a hang. Libfuzzer's own limit is twenty minutes.
 const INPUT_TIMEOUT: &str = "-timeout=10";
 
@@ -54,6 +57,7 @@ fn fuzz(target: &str, seconds: NonZeroU32) -> Outcome {
         .arg(found)
         .args(saved.is_dir().then_some(saved))
         .args(["--", INPUT_TIMEOUT])
+        .args(QUIET)
         .arg(format!("-max_total_time={seconds}"))
         .run()
 }

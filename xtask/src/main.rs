@@ -4,8 +4,12 @@ mod bench;
 mod campaign;
 mod cargo;
 mod cli;
+mod embedded;
 mod examples;
+mod failures;
 mod fuzz;
+mod limit;
+mod python;
 mod rabbit;
 mod real_time;
 mod report;
@@ -41,15 +45,17 @@ fn carry_out(task: &Task) -> ExitCode {
         Task::Help => unreachable!("bug: help is answered before any work starts"),
         Task::Test => test::run(&mut report),
         Task::Bench { names } => bench::run(&mut report, names),
-        Task::BenchAmqp {
+        Task::BenchOf {
+            what,
             rounds,
             quick,
             names,
-        } => bench::amqp(&mut report, *rounds, *quick, names),
+        } => bench::of(&mut report, *what, *rounds, *quick, names),
         Task::Loom { preemptions } => campaign::loom(&mut report, *preemptions),
         Task::Fuzz { seconds, target } => fuzz::run(&mut report, *seconds, target.as_deref()),
         Task::Model { cases } => campaign::model(&mut report, *cases),
         Task::Stress { millions } => campaign::stress(&mut report, *millions),
+        Task::Kill { times } => campaign::kill(&mut report, *times),
         Task::Soak { minutes, seed } => campaign::soak(&mut report, *minutes, *seed),
         Task::Rabbit(change) => rabbit::run(&mut report, *change),
         Task::Deny => tools::deny(&mut report, tools::Scope::WithAdvisories),

@@ -79,7 +79,7 @@ pub(crate) fn tests(report: &mut Report, presence: Presence, packages: &[&str]) 
     for package in packages {
         let name = format!("tests of {package}, with RabbitMQ");
         presence.step(report, name, || {
-            cargo("test --all-features --lib --bins --tests --package")
+            cargo("test --no-fail-fast --all-features --lib --bins --tests --package")
                 .arg(*package)
                 .run()
         });

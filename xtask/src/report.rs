@@ -4,13 +4,17 @@ use std::fmt::{self, Display};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-/// How a step's work went. The error is one sentence; details were printed as they happened.
+use crate::limit;
+
+/// How a step's work went. The error's first line is a sentence; further ones say what failed in it.
 pub(crate) type Outcome = Result<(), String>;
 
 /// A failed step does not stop the ones after it: one run shows everything there is to mend.
 #[derive(Debug)]
 pub(crate) struct Report {
     command: &'static str,
+    /// How long a step may take.
+    limit: Option<Duration>,
     rows: Vec<Row>,
 }
 
@@ -33,8 +37,14 @@ impl Report {
     pub(crate) fn new(command: &'static str) -> Self {
         Self {
             command,
+            limit: None,
             rows: Vec::new(),
         }
+    }
+
+    /// A step that takes longer than this is ended, with all it started, and has failed.
+    pub(crate) fn limit_steps(&mut self, limit: Duration) {
+        self.limit = Some(limit);
     }
 
     /// Runs a step and says whether it passed, for steps that build on it.
@@ -42,7 +52,10 @@ impl Report {
         let step = name.into();
         println!("\n=== {step}");
         let start = Instant::now();
-        let outcome = work();
+        let outcome = match self.limit {
+            Some(limit) => limit::within(limit, work),
+            None => work(),
+        };
         let passed = outcome.is_ok();
         self.close(Row {
             step,
@@ -63,8 +76,13 @@ impl Report {
         });
     }
 
-    /// Prints the table and the closing line.
+    /// Prints what failed, the table and the closing line: whoever sees only the end sees why.
     pub(crate) fn finish(self) -> ExitCode {
+        for row in &self.rows {
+            if let Verdict::Failed(problem) = &row.verdict {
+                println!("\n=== {}: {problem}", row.step);
+            }
+        }
         println!("\n{self}");
         if self.count(|verdict| matches!(verdict, Verdict::Failed(_))) == 0 {
             ExitCode::SUCCESS
@@ -111,7 +129,10 @@ impl Display for Row {
         match &self.verdict {
             Verdict::Passed => write!(f, "{took:>9}  passed   {step}"),
             Verdict::Skipped(reason) => write!(f, "{took:>9}  SKIPPED  {step}: {reason}"),
-            Verdict::Failed(problem) => write!(f, "{took:>9}  FAILED   {step}: {problem}"),
+            Verdict::Failed(problem) => {
+                let sentence = problem.lines().next().unwrap_or_default();
+                write!(f, "{took:>9}  FAILED   {step}: {sentence}")
+            }
         }
     }
 }
@@ -154,6 +175,13 @@ mod tests {
         assert_eq!(closing_line(&report), "xtask test: 1 step passed, 1 FAILED");
         assert!(report.to_string().contains("FAILED   step 0: it broke"));
         assert_eq!(report.finish(), ExitCode::FAILURE);
+    }
+
+    #[test]
+    fn the_table_has_a_line_for_each_step_however_much_it_says() {
+        let report = report_of(vec![Err("it broke\nand so".to_owned())]);
+        assert!(report.to_string().contains("FAILED   step 0: it broke\n"));
+        assert!(!report.to_string().contains("and so"));
     }
 
     #[test]

@@ -3,19 +3,16 @@
 //!
 //! What decides is a ratio taken within one round of one run, never a rate.
 
-mod consume;
-mod node;
-mod publish;
 mod scenarios;
 
 use std::process::ExitCode;
 use std::time::Instant;
 
+use wharf_amqp_compare::node::Node;
 use wharf_race::options::{Choice, Options};
 use wharf_race::runtime::Arena;
 use wharf_race::verdict::Verdicts;
 
-use node::Node;
 use scenarios::{SCENARIOS, Scenario, Terms};
 
 /// Rounds chosen so that the whole takes five minutes on two processors.

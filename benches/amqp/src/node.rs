@@ -10,7 +10,7 @@ use wharf_race::runtime::Arena;
 use wharf_testkit::rabbit::Rabbit;
 
 /// The same for everybody: the adapter's defaults.
-const TUNING: &str = "frame_max=131072&heartbeat=10";
+pub(crate) const TUNING: &str = "frame_max=131072&heartbeat=10";
 
 /// A queue that is only published to keeps so many messages, and drops the oldest.
 const KEPT: i32 = 1_000;

@@ -3,16 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use wharf_amqp_compare::consume::{self, Supply};
+use wharf_amqp_compare::node::{self, Keeping, Node};
+use wharf_amqp_compare::publish::{self, Burst, Courier, Load, Manner};
 use wharf_race::options::Options;
 use wharf_race::quiet::Noise;
 use wharf_race::race::{self, Results, race};
 use wharf_race::runtime::Arena;
 use wharf_race::table::{Table, cell};
 use wharf_race::verdict::{Bound, Verdicts};
-
-use crate::consume::{self, Supply};
-use crate::node::{self, Keeping, Node};
-use crate::publish::{self, Burst, Courier, Load, Manner};
 
 pub const NAMES: [&str; 8] = [
     "publish-100",
@@ -107,6 +106,7 @@ impl Scenario {
             } => {
                 let load = Load {
                     url: Arc::clone(&terms.node.url),
+                    exchange: "",
                     queue: self.name,
                     body,
                     persistent,
@@ -258,7 +258,7 @@ impl Terms<'_> {
             // A tenth of a second for each, over all of them.
             patience: Duration::from_millis(100) * rounds as u32,
             noise: Noise::Strangers {
-                server: self.node.pid,
+                servers: vec![self.node.pid],
             },
         }
     }

@@ -19,11 +19,11 @@ pub enum Noise {
     /// That threads of this process wait for a processor: for what runs on no more threads than
     /// there are processors.
     Waiting,
-    /// That somebody else runs, besides this process and the one with this number: for what takes
-    /// turns on the processors with a server of its own.
+    /// That somebody else runs, besides this process and those with these numbers: for what takes
+    /// turns on the processors with servers of its own.
     Strangers {
-        /// The server.
-        server: u32,
+        /// The servers.
+        servers: Vec<u32>,
     },
 }
 
@@ -42,8 +42,11 @@ impl Noise {
     fn so_far(&self) -> Option<Duration> {
         match self {
             Self::Waiting => waited(),
-            Self::Strangers { server } => {
-                let own = spent("self")? + spent(&server.to_string())?;
+            Self::Strangers { servers } => {
+                let mut own = spent("self")?;
+                for server in servers {
+                    own += spent(&server.to_string())?;
+                }
                 Some(busy()?.saturating_sub(own))
             }
         }

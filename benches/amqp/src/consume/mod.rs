@@ -16,6 +16,8 @@ use wharf_race::runtime::Arena;
 use crate::node;
 use crate::publish::{Burst, Courier, Load, Manner, Meter, pump};
 
+pub use by_hand::{Fifty, Half};
+
 pub const WHARF: &str = "wharf, one handler";
 pub const WHARF_8: &str = "wharf, eight handlers";
 pub const FIFTY: &str = "lapin, an ack every 50";
@@ -105,7 +107,8 @@ pub fn lane<'a>(name: &'static str, arena: &'a Arena, supply: &Supply) -> Lane<'
     }
 }
 
-fn of<'a, C: Consuming>(name: &'static str, arena: &'a Arena, supply: Supply) -> Lane<'a> {
+/// A lane in which such a one consumes, under any name.
+pub fn of<'a, C: Consuming>(name: &'static str, arena: &'a Arena, supply: Supply) -> Lane<'a> {
     Lane::new(name, move || {
         let consuming = arena.run(C::open(supply.clone()))?;
         Ok(Box::new(Opened {
@@ -119,6 +122,7 @@ fn of<'a, C: Consuming>(name: &'static str, arena: &'a Arena, supply: Supply) ->
 pub async fn filler(url: &Arc<str>, queue: &'static str) -> Result<Courier, Trouble> {
     let load = Load {
         url: Arc::clone(url),
+        exchange: "",
         queue,
         body: 256,
         persistent: false,

@@ -14,7 +14,7 @@ use wharf_race::lane::{self, Trouble};
 use wharf_race::quiet::processor_time;
 use wharf_race::runtime::Arena;
 
-pub use pipelined::{Courier, Manner, pump};
+pub use pipelined::{Courier, Loop, Manner, pump};
 
 pub const WHARF: &str = "wharf";
 pub const LOOP: &str = "lapin, one loop";
@@ -27,6 +27,8 @@ pub const CHANNEL_EACH: &str = "deadpool-lapin, a channel each";
 #[derive(Clone)]
 pub struct Load {
     pub url: Arc<str>,
+    pub exchange: &'static str,
+    /// Where the default exchange leads, and the routing key with any other.
     pub queue: &'static str,
     /// Bytes.
     pub body: usize,
@@ -139,7 +141,8 @@ pub fn lane<'a>(name: &'static str, arena: &'a Arena, load: &Load) -> Lane<'a> {
     }
 }
 
-fn of<'a, P: Publishing>(name: &'static str, arena: &'a Arena, load: Load) -> Lane<'a> {
+/// A lane in which such a one publishes, under any name.
+pub fn of<'a, P: Publishing>(name: &'static str, arena: &'a Arena, load: Load) -> Lane<'a> {
     Lane::new(name, move || {
         let opening = P::open(load.clone());
         let publishing = arena.run(opening)?;

@@ -20,6 +20,7 @@ use super::{Count, End, Load, Publishing};
 #[derive(Clone)]
 pub struct Courier {
     channel: Channel,
+    exchange: ShortString,
     queue: ShortString,
     properties: BasicProperties,
     body: Arc<[u8]>,
@@ -49,6 +50,7 @@ impl Courier {
         }
         Ok(Self {
             channel,
+            exchange: load.exchange.into(),
             queue: load.queue.into(),
             properties,
             body: vec![b'x'; load.body].into(),
@@ -71,9 +73,9 @@ impl Courier {
             mandatory: self.manner == Manner::Careful,
             immediate: false,
         };
-        let queue = self.queue.clone();
+        let (exchange, queue) = (self.exchange.clone(), self.queue.clone());
         let channel = &self.channel;
-        let publish = channel.basic_publish("".into(), queue, options, &self.body, properties);
+        let publish = channel.basic_publish(exchange, queue, options, &self.body, properties);
         let confirm = publish.await.map_err(Trouble::of)?;
         let verdict = confirm.await.map_err(Trouble::of)?;
         Ok(u64::from(verdict == Confirmation::Ack(None)))

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use wharf_amqp::{Cluster, Message, Publisher};
 use wharf_race::lane::Trouble;
 
@@ -34,10 +35,10 @@ impl Publishing for Wharf {
 }
 
 async fn work(publisher: Publisher, load: Load, end: End) -> Result<Count, Trouble> {
-    let body = vec![b'x'; load.body];
+    let body = Bytes::from(vec![b'x'; load.body]);
     let mut count = Count::default();
     while !end.has_come() {
-        let mut message = Message::new(body.as_slice()).to("", load.queue);
+        let mut message = Message::of_bytes(body.clone()).to("", load.queue);
         if load.persistent {
             message = message.persistent();
         }
