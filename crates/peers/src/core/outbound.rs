@@ -1,0 +1,279 @@
+//! The packets for one receiver, from the moment they have a place in the window until their fate is
+//! known.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use super::Violation;
+use crate::wire::{Epoch, Hello, Limits, Packed, Packer, Receipt, Welcome, weight};
+
+/// Who waits for the fate of a packet.
+pub(crate) trait Waits {
+    /// Nobody does any more.
+    fn has_left(&self) -> bool;
+}
+
+/// What has become of a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// The handler has accepted it.
+    Accepted,
+    /// The handler has not, for this reason.
+    Rejected(String),
+    /// The receiver is another process than the one that it was sent to.
+    Restarted,
+    /// It has not left this process, and will not.
+    Unsent,
+    /// Nobody waits for word of it any more, though it was sent.
+    Unknown,
+}
+
+/// A packet that is done with.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Settled<W> {
+    pub(crate) waits: W,
+    pub(crate) fate: Fate,
+    /// What it weighed in the window.
+    pub(crate) weight: usize,
+}
+
+/// What to do with packets that were sent to a receiver that has restarted since.
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Restarts {
+    /// Their fate is not known.
+    Fail,
+    /// They are sent to the new one, which may make it the second time that they are handled.
+    Redeliver,
+}
+
+/// The packets for one receiver.
+///
+/// ```text
+///      base                base + cursor        base + sent.len()
+///       │ sent on this connection │ to be sent again   │ without a number
+///       └────────────── sent ──────────────────────────┴──── line ────
+/// ```
+#[derive(Debug)]
+pub(crate) struct Outbound<W> {
+    epoch: Epoch,
+    restarts: Restarts,
+    /// The number of the first of `sent`.
+    base: u64,
+    /// Numbered, in this order, and not known to be handled.
+    sent: VecDeque<Entry<W>>,
+    /// How many of them were sent on this connection, or are known to be there.
+    cursor: usize,
+    /// The weight of these.
+    in_flight: usize,
+    /// Accepted for sending and never sent.
+    line: VecDeque<Entry<W>>,
+    /// Whose words count, once there was a welcome.
+    receiver: Option<Epoch>,
+    /// What the receiver takes on this connection, once it has said so.
+    limits: Option<Limits>,
+}
+
+#[derive(Debug)]
+struct Entry<W> {
+    packet: Bytes,
+    waits: W,
+    /// It was sent again as a void: the packet is gone.
+    is_void: bool,
+    /// In the windows of both sides. Also of a void, for the packet itself may be there.
+    weight: usize,
+}
+
+impl<W: Waits> Outbound<W> {
+    pub(crate) fn new(epoch: Epoch, restarts: Restarts) -> Self {
+        Self {
+            epoch,
+            restarts,
+            base: 0,
+            sent: VecDeque::new(),
+            cursor: 0,
+            in_flight: 0,
+            line: VecDeque::new(),
+            receiver: None,
+            limits: None,
+        }
+    }
+
+    /// One more packet at the end of the line.
+    pub(crate) fn push(&mut self, packet: Bytes, waits: W) {
+        let weight = weight(packet.len());
+        self.line.push_back(Entry {
+            packet,
+            waits,
+            is_void: false,
+            weight,
+        });
+    }
+
+    pub(crate) fn hello(&self) -> Hello {
+        Hello {
+            epoch: self.epoch,
+            base: self.base,
+        }
+    }
+
+    /// The receiver has answered to hello on a new connection.
+    pub(crate) fn welcome(
+        &mut self,
+        welcome: &Welcome,
+        settled: &mut Vec<Settled<W>>,
+    ) -> Result<(), Violation> {
+        let is_another = self.receiver != Some(welcome.receiver);
+        if is_another && self.receiver.is_some() {
+            self.restarted(settled);
+        }
+        self.receiver = Some(welcome.receiver);
+        self.rewind();
+        self.limits = Some(welcome.limits);
+        if is_another {
+            // What it says of numbers is an echo of the hello.
+            return Ok(());
+        }
+        let known = welcome.next.checked_sub(self.base);
+        let known = known
+            .and_then(|known| usize::try_from(known).ok())
+            .filter(|&known| known <= self.sent.len())
+            .ok_or(Violation::Unsent)?;
+        self.cursor = known;
+        self.in_flight = self.sent.range(..known).map(|entry| entry.weight).sum();
+        self.receipt(&welcome.receipt, settled)
+    }
+
+    fn restarted(&mut self, settled: &mut Vec<Settled<W>>) {
+        if self.restarts == Restarts::Fail {
+            self.base += self.sent.len() as u64;
+            let lost = self.sent.drain(..);
+            settled.extend(lost.map(|entry| entry.settle(Fate::Restarted)));
+        }
+    }
+
+    /// The receiver has told what it has handled.
+    pub(crate) fn receipt(
+        &mut self,
+        receipt: &Receipt,
+        settled: &mut Vec<Settled<W>>,
+    ) -> Result<(), Violation> {
+        // Beyond the cursor is what an earlier connection brought after all.
+        if receipt.epoch != self.epoch || receipt.handled > self.base + self.sent.len() as u64 {
+            return Err(Violation::Unsent);
+        }
+        let mut rejected = receipt.rejected.iter().peekable();
+        while self.base < receipt.handled {
+            let entry = self.sent.pop_front().expect("bug: so many were sent");
+            if self.cursor > 0 {
+                self.cursor -= 1;
+                self.in_flight -= entry.weight;
+            }
+            while rejected.next_if(|each| each.number < self.base).is_some() {}
+            let fate = match rejected.next_if(|each| each.number == self.base) {
+                Some(rejected) => Fate::Rejected(rejected.reason.clone()),
+                None => Fate::Accepted,
+            };
+            settled.push(entry.settle(fate));
+            self.base += 1;
+        }
+        Ok(())
+    }
+
+    /// The connection is gone: the next welcome tells what is to be sent again.
+    pub(crate) fn disconnected(&mut self) {
+        self.rewind();
+    }
+
+    fn rewind(&mut self) {
+        self.cursor = 0;
+        self.in_flight = 0;
+        self.limits = None;
+    }
+
+    /// The next body to send, of `room` bytes unless a single packet needs more. Nothing if there is no
+    /// packet, or no place for one in the receiver's window.
+    pub(crate) fn pack(&mut self, room: usize, settled: &mut Vec<Settled<W>>) -> Option<Packed> {
+        let limits = self.limits?;
+        let first = self.base + self.cursor as u64;
+        let mut packer = None;
+        while let Some((size, weight)) = self.next(settled) {
+            let packer = packer
+                .get_or_insert_with(|| Packer::new(self.epoch, self.base, first, room.min(4096)));
+            let has_room = packer.is_empty() || packer.size_with(size) <= room;
+            if !has_room || !self.has_place(weight, limits) {
+                break;
+            }
+            if self.cursor == self.sent.len() {
+                self.sent.extend(self.line.pop_front());
+            }
+            let entry = &self.sent[self.cursor];
+            packer.push((!entry.is_void).then_some(&entry.packet));
+            self.cursor += 1;
+            self.in_flight += weight;
+        }
+        packer
+            .filter(|packer| !packer.is_empty())
+            .map(Packer::finish)
+    }
+
+    /// Size and weight of the next to send. One whose caller has left goes: without a trace if it was never
+    /// sent, and else as a void.
+    fn next(&mut self, settled: &mut Vec<Settled<W>>) -> Option<(usize, usize)> {
+        if let Some(entry) = self.sent.get_mut(self.cursor) {
+            if entry.waits.has_left() {
+                entry.is_void = true;
+                entry.packet = Bytes::new();
+            }
+            return Some((entry.packet.len(), entry.weight));
+        }
+        while self.line.front().is_some_and(|entry| entry.waits.has_left()) {
+            let left = self.line.pop_front();
+            settled.extend(left.map(|entry| entry.settle(Fate::Unsent)));
+        }
+        let entry = self.line.front()?;
+        Some((entry.packet.len(), entry.weight))
+    }
+
+    /// In the window of the receiver.
+    fn has_place(&self, weight: usize, limits: Limits) -> bool {
+        let is_alone = self.cursor == 0;
+        self.cursor < limits.window as usize
+            && (is_alone || (self.in_flight + weight) as u64 <= limits.window_bytes)
+    }
+
+    /// Takes back what was never sent.
+    pub(crate) fn take_line(&mut self, settled: &mut Vec<Settled<W>>) {
+        let line = self.line.drain(..);
+        settled.extend(line.map(|entry| entry.settle(Fate::Unsent)));
+    }
+
+    /// Gives everything up.
+    pub(crate) fn end(&mut self, settled: &mut Vec<Settled<W>>) {
+        self.base += self.sent.len() as u64;
+        let sent = self.sent.drain(..);
+        settled.extend(sent.map(|entry| entry.settle(Fate::Unknown)));
+        self.take_line(settled);
+        self.rewind();
+    }
+
+    /// Whether nothing is left to be sent or to be heard of.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.sent.is_empty() && self.line.is_empty()
+    }
+
+    /// What the receiver takes on this connection, once it has said so.
+    pub(crate) fn limits(&self) -> Option<Limits> {
+        self.limits
+    }
+}
+
+impl<W> Entry<W> {
+    fn settle(self, fate: Fate) -> Settled<W> {
+        Settled {
+            waits: self.waits,
+            fate,
+            weight: self.weight,
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! A sender and a receiver over connections that are cut at any moment, and of which the old ones
+//! still bring what was under way: each packet is handled once, in order, and told as it was.
+
+use std::{cell::Cell, collections::VecDeque, rc::Rc};
+
+use bytes::Bytes;
+use proptest::{collection::vec, prelude::*};
+
+use super::{
+    inbound::{Arrived, Inbound},
+    outbound::{Fate, Outbound, Restarts, Settled, Waits},
+};
+use crate::wire::{Epoch, Limits, Packets, ToReceiver, ToSender, weight};
+
+const LIMITS: Limits = Limits {
+    packet: 40,
+    window: 6,
+    window_bytes: 500,
+};
+
+/// The number of the packet, in the order in which they were pushed.
+#[derive(Clone, Debug)]
+struct Caller {
+    nth: usize,
+    left: Rc<Cell<bool>>,
+}
+
+impl Waits for Caller {
+    fn has_left(&self) -> bool {
+        self.left.get()
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Push(usize),
+    Pack(usize),
+    /// The receiver reads a message of the connection, or of one that was cut before.
+    Read(bool),
+    /// The handler is done with a packet, and accepts it or not.
+    Handle(bool),
+    Tell,
+    /// The sender reads a message.
+    Hear,
+    Cut,
+    Connect,
+    Leave(prop::sample::Index),
+    RestartReceiver,
+    TakeLine,
+}
+
+fn steps(restarts: bool) -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        8 => (0..LIMITS.packet as usize).prop_map(Step::Push),
+        8 => (30_usize..400).prop_map(Step::Pack),
+        8 => any::<bool>().prop_map(Step::Read),
+        8 => prop::bool::weighted(0.8).prop_map(Step::Handle),
+        4 => Just(Step::Tell),
+        8 => Just(Step::Hear),
+        1 => Just(Step::Cut),
+        3 => Just(Step::Connect),
+        1 => any::<prop::sample::Index>().prop_map(Step::Leave),
+        1 => Just(if restarts { Step::RestartReceiver } else { Step::Cut }),
+        1 => Just(Step::TakeLine),
+    ];
+    vec(step, 1..300)
+}
+
+/// Both sides, and what is between them.
+struct World {
+    restarts: Restarts,
+    outbound: Outbound<Caller>,
+    inbound: Inbound,
+    lives: u64,
+    /// What is under way on the connection, if there is one, and on those that were cut.
+    there: VecDeque<Bytes>,
+    stale: VecDeque<Bytes>,
+    back: VecDeque<Bytes>,
+    is_connected: bool,
+    /// The receiver speaks to the connection that said hello last: is it this one?
+    is_heard: bool,
+    /// What waits for the handler: the life of the receiver, and the packets.
+    queue: VecDeque<Packets>,
+    callers: Vec<Caller>,
+    handled: Vec<(usize, bool)>,
+    fates: Vec<Option<Fate>>,
+}
+
+impl World {
+    fn new(restarts: Restarts) -> Self {
+        Self {
+            restarts,
+            outbound: Outbound::new(Epoch(1), restarts),
+            inbound: Inbound::new(Epoch(0), LIMITS),
+            lives: 0,
+            there: VecDeque::new(),
+            stale: VecDeque::new(),
+            back: VecDeque::new(),
+            is_connected: false,
+            is_heard: false,
+            queue: VecDeque::new(),
+            callers: Vec::new(),
+            handled: Vec::new(),
+            fates: Vec::new(),
+        }
+    }
+
+    fn step(&mut self, step: &Step) {
+        let mut settled = Vec::new();
+        match step {
+            Step::Push(size) => {
+                let caller = Caller {
+                    nth: self.callers.len(),
+                    left: Rc::default(),
+                };
+                let mut packet = vec![0; (*size).max(8)];
+                packet[..8].copy_from_slice(&(caller.nth as u64).to_be_bytes());
+                self.outbound.push(packet.into(), caller.clone());
+                self.callers.push(caller);
+                self.fates.push(None);
+            }
+            Step::Pack(room) if self.is_connected => {
+                let packed = self.outbound.pack(*room, &mut settled);
+                self.there.extend(packed.map(|packed| packed.body));
+            }
+            Step::Read(stale) => {
+                let from = [&mut self.there, &mut self.stale];
+                let from = from.into_iter().nth(usize::from(*stale)).unwrap();
+                if let Some(body) = from.pop_front() {
+                    self.read(&body);
+                }
+            }
+            Step::Handle(accept) => self.handle(*accept),
+            Step::Tell => {
+                let receipt = self.inbound.receipt(Epoch(1));
+                let receipt = receipt.map(|receipt| ToSender::Receipt(receipt).encode());
+                let receipt = receipt.filter(|_| self.is_heard);
+                self.back.extend(receipt.map(Bytes::from));
+            }
+            Step::Hear => self.hear(&mut settled),
+            Step::Cut => self.cut(),
+            Step::Connect if !self.is_connected => {
+                self.is_connected = true;
+                self.there.push_back(self.outbound.hello().encode().into());
+            }
+            Step::Leave(which) if !self.callers.is_empty() => {
+                which.get(&self.callers).left.set(true);
+            }
+            Step::RestartReceiver => {
+                self.cut();
+                self.stale.clear();
+                self.queue.clear();
+                self.lives += 1;
+                self.inbound = Inbound::new(Epoch(self.lives), LIMITS);
+            }
+            Step::TakeLine if !self.is_connected => self.outbound.take_line(&mut settled),
+            _ => {}
+        }
+        self.settle(settled);
+    }
+
+    fn read(&mut self, body: &Bytes) {
+        match ToReceiver::decode(body).unwrap() {
+            ToReceiver::Hello(hello) => {
+                self.is_heard = true;
+                let welcome = self.inbound.hello(&hello);
+                self.back.push_back(ToSender::Welcome(welcome).encode().into());
+            }
+            ToReceiver::Packets(packets) => match self.inbound.packets(packets) {
+                Ok(Arrived::New(packets)) => self.queue.push_back(packets),
+                Ok(Arrived::Known) => {}
+                Err(violation) => panic!("an honest sender was taken for another: {violation}"),
+            },
+        }
+    }
+
+    fn handle(&mut self, accept: bool) {
+        let Some(packets) = self.queue.front_mut() else {
+            return;
+        };
+        let packet = packets.next().expect("there is one");
+        let epoch = packets.epoch;
+        if packets.len() == 0 {
+            self.queue.pop_front();
+        }
+        let outcome = if accept || packet.is_none() {
+            Ok(())
+        } else {
+            Err("no".to_owned())
+        };
+        let size = packet.as_ref().map_or(0, Bytes::len);
+        if let Some(packet) = packet {
+            let nth = u64::from_be_bytes(packet[..8].try_into().unwrap());
+            self.handled.push((nth as usize, accept));
+        }
+        self.inbound.handled(epoch, size, outcome);
+    }
+
+    fn hear(&mut self, settled: &mut Vec<Settled<Caller>>) {
+        if !self.is_connected {
+            return;
+        }
+        let Some(body) = self.back.pop_front() else {
+            return;
+        };
+        let heard = match ToSender::decode(&body).unwrap() {
+            ToSender::Welcome(welcome) => self.outbound.welcome(&welcome, settled),
+            ToSender::Receipt(receipt) => self.outbound.receipt(&receipt, settled),
+            ToSender::Replaced => panic!("nobody else has said hello"),
+        };
+        heard.expect("the receiver is honest");
+    }
+
+    /// What was under way may come later, but for what was lost; what was on its way back is gone.
+    fn cut(&mut self) {
+        self.is_connected = false;
+        self.is_heard = false;
+        self.stale.append(&mut self.there);
+        // A hello that comes late would be answered to nobody, as the connection is gone.
+        self.stale
+            .retain(|body| matches!(ToReceiver::decode(body), Ok(ToReceiver::Packets(_))));
+        self.back.clear();
+        self.outbound.disconnected();
+    }
+
+    fn settle(&mut self, settled: Vec<Settled<Caller>>) {
+        for Settled {
+            waits,
+            fate,
+            weight: weighed,
+        } in settled
+        {
+            assert!(weighed >= weight(8));
+            let told = self.fates[waits.nth].replace(fate);
+            assert_eq!(told, None, "packet {} has two fates", waits.nth);
+        }
+    }
+
+    /// Nothing is cut any more until everything is told.
+    fn finish(&mut self) {
+        self.step(&Step::Cut);
+        self.step(&Step::Connect);
+        for _ in 0..10_000 {
+            let quiet = self.outbound.is_empty();
+            for step in [
+                Step::Read(true),
+                Step::Read(false),
+                Step::Handle(true),
+                Step::Tell,
+                Step::Hear,
+                Step::Pack(200),
+            ] {
+                self.step(&step);
+            }
+            if quiet {
+                return;
+            }
+        }
+        panic!("it stands still: {:?}", self.outbound);
+    }
+
+    fn check(&self) {
+        let mut last = None;
+        let mut seen = vec![None; self.callers.len()];
+        for (nth, accepted) in &self.handled {
+            if self.lives == 0 || self.restarts == Restarts::Fail {
+                assert!(last < Some(nth), "{nth} came after {last:?}");
+                last = Some(nth);
+            }
+            seen[*nth] = Some(*accepted);
+        }
+        for (nth, (fate, seen)) in self.fates.iter().zip(seen).enumerate() {
+            let left = self.callers[nth].left.get();
+            match fate.as_ref().expect("all are told") {
+                // A void is accepted by everybody, also by the next life of one that had rejected it.
+                Fate::Accepted => assert!(
+                    seen == Some(true) || left && (seen.is_none() || self.lives > 0),
+                    "{nth} was accepted, and left {left}, handled {seen:?}"
+                ),
+                Fate::Rejected(reason) => assert_eq!((seen, &**reason), (Some(false), "no")),
+                Fate::Unsent => assert_eq!(seen, None, "{nth} was sent"),
+                Fate::Restarted => {
+                    assert!(self.lives > 0 && self.restarts == Restarts::Fail);
+                }
+                Fate::Unknown => panic!("nothing was given up"),
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    #[test]
+    fn each_packet_is_handled_once_in_order_and_told_as_it_was(steps in steps(false)) {
+        let mut world = World::new(Restarts::Fail);
+        steps.iter().for_each(|step| world.step(step));
+        world.finish();
+        world.check();
+    }
+
+    #[test]
+    fn over_restarts_of_the_receiver_none_is_handled_twice_where_that_is_asked(steps in steps(true)) {
+        let mut world = World::new(Restarts::Fail);
+        steps.iter().for_each(|step| world.step(step));
+        world.finish();
+        world.check();
+    }
+
+    #[test]
+    fn over_restarts_of_the_receiver_all_are_handled_where_that_is_asked(steps in steps(true)) {
+        let mut world = World::new(Restarts::Redeliver);
+        steps.iter().for_each(|step| world.step(step));
+        world.finish();
+        world.check();
+    }
+}

@@ -1,0 +1,3 @@
+//! Queues between named processes.
+mod core;
+mod wire;
