@@ -12,6 +12,9 @@ use crate::wire::{Epoch, Hello, Limits, Packed, Packer, Receipt, Welcome, weight
 pub(crate) trait Waits {
     /// Nobody does any more.
     fn has_left(&self) -> bool;
+
+    /// The packet is about to be sent.
+    fn sent(&self);
 }
 
 /// What has become of a packet.
@@ -21,6 +24,8 @@ pub(crate) enum Fate {
     Accepted,
     /// The handler has not, for this reason.
     Rejected(String),
+    /// The receiver takes none of this size.
+    TooLarge { size: usize, limit: usize },
     /// The receiver is another process than the one that it was sent to.
     Restarted,
     /// It has not left this process, and will not.
@@ -78,8 +83,10 @@ pub(crate) struct Outbound<W> {
 struct Entry<W> {
     packet: Bytes,
     waits: W,
-    /// It was sent again as a void: the packet is gone.
+    /// It is sent, or sent again, as a void.
     is_void: bool,
+    /// Why, if that is not because its caller has left.
+    instead: Option<Fate>,
     /// In the windows of both sides. Also of a void, for the packet itself may be there.
     weight: usize,
 }
@@ -106,6 +113,7 @@ impl<W: Waits> Outbound<W> {
             packet,
             waits,
             is_void: false,
+            instead: None,
             weight,
         });
     }
@@ -208,6 +216,7 @@ impl<W: Waits> Outbound<W> {
                 self.sent.extend(self.line.pop_front());
             }
             let entry = &self.sent[self.cursor];
+            entry.waits.sent();
             packer.push((!entry.is_void).then_some(&entry.packet));
             self.cursor += 1;
             self.in_flight += weight;
@@ -220,19 +229,29 @@ impl<W: Waits> Outbound<W> {
     /// Size and weight of the next to send. One whose caller has left goes: without a trace if it was never
     /// sent, and else as a void.
     fn next(&mut self, settled: &mut Vec<Settled<W>>) -> Option<(usize, usize)> {
+        let limit = self.limits?.packet as usize;
         if let Some(entry) = self.sent.get_mut(self.cursor) {
+            let size = entry.packet.len();
             if entry.waits.has_left() {
-                entry.is_void = true;
-                entry.packet = Bytes::new();
+                entry.give_up(None);
+            } else if size > limit {
+                entry.give_up(Some(Fate::TooLarge { size, limit }));
             }
             return Some((entry.packet.len(), entry.weight));
         }
-        while self.line.front().is_some_and(|entry| entry.waits.has_left()) {
-            let left = self.line.pop_front();
-            settled.extend(left.map(|entry| entry.settle(Fate::Unsent)));
+        loop {
+            let entry = self.line.front()?;
+            let size = entry.packet.len();
+            let fate = if entry.waits.has_left() {
+                Fate::Unsent
+            } else if size > limit {
+                Fate::TooLarge { size, limit }
+            } else {
+                return Some((size, entry.weight));
+            };
+            let entry = self.line.pop_front();
+            settled.extend(entry.map(|entry| entry.settle(fate)));
         }
-        let entry = self.line.front()?;
-        Some((entry.packet.len(), entry.weight))
     }
 
     /// In the window of the receiver.
@@ -269,10 +288,17 @@ impl<W: Waits> Outbound<W> {
 }
 
 impl<W> Entry<W> {
+    /// Sends a void in place of the packet.
+    fn give_up(&mut self, instead: Option<Fate>) {
+        self.is_void = true;
+        self.instead = instead;
+        self.packet = Bytes::new();
+    }
+
     fn settle(self, fate: Fate) -> Settled<W> {
         Settled {
             waits: self.waits,
-            fate,
+            fate: self.instead.unwrap_or(fate),
             weight: self.weight,
         }
     }

@@ -23,11 +23,16 @@ const LIMITS: Limits = Limits {
 struct Caller {
     nth: usize,
     left: Rc<Cell<bool>>,
+    sent: Rc<Cell<bool>>,
 }
 
 impl Waits for Caller {
     fn has_left(&self) -> bool {
         self.left.get()
+    }
+
+    fn sent(&self) {
+        self.sent.set(true);
     }
 }
 
@@ -51,7 +56,7 @@ enum Step {
 
 fn steps(restarts: bool) -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
-        8 => (0..LIMITS.packet as usize).prop_map(Step::Push),
+        8 => (0..LIMITS.packet as usize + 3).prop_map(Step::Push),
         8 => (30_usize..400).prop_map(Step::Pack),
         8 => any::<bool>().prop_map(Step::Read),
         8 => prop::bool::weighted(0.8).prop_map(Step::Handle),
@@ -112,6 +117,7 @@ impl World {
                 let caller = Caller {
                     nth: self.callers.len(),
                     left: Rc::default(),
+                    sent: Rc::default(),
                 };
                 let mut packet = vec![0; (*size).max(8)];
                 packet[..8].copy_from_slice(&(caller.nth as u64).to_be_bytes());
@@ -270,7 +276,10 @@ impl World {
             seen[*nth] = Some(*accepted);
         }
         for (nth, (fate, seen)) in self.fates.iter().zip(seen).enumerate() {
-            let left = self.callers[nth].left.get();
+            let Caller { left, sent, .. } = &self.callers[nth];
+            let left = left.get();
+            let kept = matches!(fate, Some(Fate::Unsent | Fate::TooLarge { .. }));
+            assert_eq!(sent.get(), !kept, "{nth}");
             match fate.as_ref().expect("all are told") {
                 // A void is accepted by everybody, also by the next life of one that had rejected it.
                 Fate::Accepted => assert!(
@@ -279,6 +288,7 @@ impl World {
                 ),
                 Fate::Rejected(reason) => assert_eq!((seen, &**reason), (Some(false), "no")),
                 Fate::Unsent => assert_eq!(seen, None, "{nth} was sent"),
+                Fate::TooLarge { size, limit } => assert!(seen.is_none() && size > limit),
                 Fate::Restarted => {
                     assert!(self.lives > 0 && self.restarts == Restarts::Fail);
                 }

@@ -1,0 +1,98 @@
+//! The task that keeps the connection to another peer, and sends.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use wharf_amqp::{Cluster, State};
+
+use crate::{
+    error::{Cause, PeerState},
+    remote::Remote,
+    route::{Answers, Route, Routes, Speaker},
+    wire::ToSender,
+};
+
+/// What a body has room for. One that is larger than a frame is cut up and put together again; one
+/// that is smaller than many packets costs a frame and a wake-up for few.
+const ROOM: usize = 64 << 10;
+
+/// Connects and sends, until the routes are closed.
+pub(crate) async fn drive(remote: Arc<Remote>, routes: Routes, mut stopped: watch::Receiver<()>) {
+    let work = async {
+        while let Ok(mut route) = routes.get(&remote.name).await {
+            let cause = serve(&remote, &mut route).await;
+            remote.lost(cause);
+            route.discard();
+        }
+    };
+    tokio::select! {
+        biased;
+        _ = stopped.changed() => {}
+        () = work => {}
+    }
+}
+
+/// Sends on this connection until it is of no use any more.
+async fn serve(remote: &Remote, route: &mut Route) -> Cause {
+    let Route {
+        cluster,
+        speaker,
+        answers,
+        welcome,
+    } = route;
+    let welcomed = remote.with(|packets, settled| packets.welcome(welcome, settled));
+    if let Err(violation) = welcomed {
+        return Cause::Protocol(violation.to_string());
+    }
+    remote.set_state(PeerState::Connected);
+    tokio::select! {
+        biased;
+        () = remote.moved.notified() => Cause::Moved,
+        cause = hear(remote, answers) => cause,
+        cause = speak(remote, speaker) => cause,
+        () = lost(cluster) => Cause::Lost,
+    }
+}
+
+/// Sends what there is to send.
+async fn speak(remote: &Remote, speaker: &Speaker) -> Cause {
+    loop {
+        let packed = remote.with(|packets, settled| packets.pack(ROOM, settled));
+        match packed {
+            None => remote.wake.notified().await,
+            Some(packed) => {
+                if speaker.say(&packed.body).await.is_err() {
+                    return Cause::Lost;
+                }
+            }
+        }
+    }
+}
+
+/// Takes note of what the other side says.
+async fn hear(remote: &Remote, answers: &mut Answers) -> Cause {
+    loop {
+        match answers.next().await {
+            Ok(ToSender::Receipt(receipt)) => {
+                let noted = remote.with(|packets, settled| packets.receipt(&receipt, settled));
+                if let Err(violation) = noted {
+                    return Cause::Protocol(violation.to_string());
+                }
+                remote.wake.notify_one();
+            }
+            Ok(ToSender::Replaced) => return Cause::Replaced,
+            Ok(ToSender::Welcome(_)) => {
+                return Cause::Protocol("it said welcome twice".to_owned());
+            }
+            Err(cause) => return cause,
+        }
+    }
+}
+
+/// Until the connection is gone.
+async fn lost(cluster: &Cluster) {
+    let mut state = cluster.watch();
+    let is_gone = |state: &State| matches!(state, State::Down { .. } | State::Closed { .. });
+    // The sender is the cluster's, so that it is there.
+    let _ = state.wait_for(is_gone).await;
+}
