@@ -17,8 +17,8 @@ use tokio::{
 };
 
 use crate::{
-    Builder,
-    engine::{ConnectionStatus, QueueStatus, Settings, User},
+    Builder, Local, TooLong,
+    engine::{ConnectionStatus, Engine, QueueStatus, Settings, User},
     faults::Faults,
     listener::{Acceptor, Bounds, Hub, keep_time},
 };
@@ -40,8 +40,7 @@ pub struct Broker {
     hub: Arc<Hub>,
     addr: SocketAddr,
     vhost: String,
-    /// Dropping it cuts every connection and ends the timekeeper.
-    cut: watch::Sender<()>,
+    cut: Cut,
     /// Ends when the tasks of all connections have.
     alive: mpsc::Receiver<Infallible>,
 }
@@ -52,6 +51,13 @@ struct Listening {
     _socket: Arc<TcpListener>,
     _gone: watch::Sender<()>,
     acceptor: JoinHandle<()>,
+}
+
+/// Dropping it cuts every connection and ends the timekeeper.
+#[derive(Debug)]
+struct Cut {
+    hub: Arc<Hub>,
+    _sockets: watch::Sender<()>,
 }
 
 /// Some connections were not closed by their clients in time, and were cut.
@@ -102,10 +108,13 @@ impl Broker {
                 _gone: gone,
                 acceptor: tokio::spawn(acceptor.run()),
             },
+            cut: Cut {
+                hub: Arc::clone(&hub),
+                _sockets: cut,
+            },
             hub,
             addr,
             vhost,
-            cut,
             alive: ended,
         }
     }
@@ -133,6 +142,18 @@ impl Broker {
             reachable(self.addr),
             Escaped(vhost),
         )
+    }
+
+    /// A client in this process, without a socket and without a word on the wire: it opens the first
+    /// virtual host as this user, who need not be one that may log in, under this name
+    /// ([`ConnectionStatus::name`]). It counts among the [connections](Self::connections) and not
+    /// among those that [`Builder::max_connections`] allows, and can be closed as any other.
+    ///
+    /// # Errors
+    ///
+    /// [`TooLong`] if the user's name is more than 255 bytes.
+    pub fn attach(&self, user: &str, name: &str) -> Result<Local, TooLong> {
+        Local::attach(&self.hub, user, name)
     }
 
     /// Faults to come.
@@ -235,6 +256,12 @@ impl Broker {
             return Ok(());
         }
         Err(StopError { cut: left })
+    }
+}
+
+impl Drop for Cut {
+    fn drop(&mut self) {
+        self.hub.with(Engine::detach_all);
     }
 }
 

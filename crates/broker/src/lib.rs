@@ -26,6 +26,8 @@ pub mod hostile;
 mod broker;
 mod builder;
 
+mod local;
+
 mod listener;
 
 mod faults;
@@ -36,5 +38,14 @@ mod engine;
 
 pub use broker::{Broker, StopError};
 pub use builder::{Builder, StartError};
-pub use engine::{ConnectionStatus, QueueStatus};
+pub use engine::{ConnectionStatus, Disconnected, QueueStatus};
 pub use faults::{Amount, Bytes, Faults, Frames, Publish, Publishes, Step};
+pub use local::{
+    AckError, CommandError, ConsumeOptions, ConsumerEnd, DeclaredQueue, DeliveryTag, Local,
+    LocalConsumer, LocalDelivery, PublishError, QueueOptions, TooLong,
+};
+
+pub use amq_protocol::{
+    protocol::BasicProperties,
+    types::{AMQPValue, FieldTable, ShortString},
+};

@@ -8,6 +8,7 @@ mod session;
 
 pub(crate) mod vhost;
 
+mod farewell;
 mod frame;
 mod interference;
 mod keys;
@@ -16,12 +17,14 @@ mod output;
 mod settings;
 mod status;
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
+pub use farewell::Disconnected;
+pub(crate) use farewell::Farewell;
 pub(crate) use frame::{Frame, Malformed};
 pub(crate) use interference::{Fate, Interference, Peer, Release};
 pub(crate) use keys::{ChannelKey, ConnectionId, ConsumerKey};
-pub(crate) use message::Message;
+pub(crate) use message::{Message, properties_weight};
 pub(crate) use output::{ContentMethod, Output};
 pub(crate) use settings::{Settings, User};
 pub use status::{ConnectionStatus, QueueStatus};
@@ -46,6 +49,28 @@ impl Engine {
     /// A socket was accepted. The handshake's deadline runs from here.
     pub(crate) fn connect(&mut self, now: Instant) -> ConnectionId {
         self.sessions.connect(now)
+    }
+
+    /// A client in the process is here, open at once, on the first virtual host and without a
+    /// heartbeat. When the broker ends the connection it is gone, and why is in the farewell.
+    pub(crate) fn attach(
+        &mut self,
+        user: &str,
+        name: &str,
+        now: Instant,
+    ) -> (ConnectionId, Arc<Farewell>) {
+        self.sessions.attach(user, name, now)
+    }
+
+    /// Ends every connection of a client in the process: the broker is going away.
+    pub(crate) fn detach_all(&mut self, now: Instant) {
+        self.sessions.detach_all(now);
+    }
+
+    /// Whether this connection has published while the broker takes no message, and is to publish
+    /// nothing until it does again.
+    pub(crate) fn is_blocked(&self, id: ConnectionId) -> bool {
+        self.sessions.is_blocked(id)
     }
 
     /// A frame came in. The first one is the protocol header. Ask [`wants_more`](Self::wants_more)
@@ -87,6 +112,11 @@ impl Engine {
     /// Each is named once until it is drained.
     pub(crate) fn touched(&mut self) -> std::vec::Drain<'_, ConnectionId> {
         self.sessions.touched()
+    }
+
+    /// Bytes of output waiting for one connection above which nothing more is delivered to it.
+    pub(crate) fn outbox_limit(&self) -> usize {
+        self.sessions.outbox_limit()
     }
 
     /// Whether to go on reading from this connection. False while it must wait (publisher under a

@@ -45,6 +45,15 @@ impl Output {
     pub(crate) fn frame(frame: AMQPFrame) -> Self {
         Self::Frame(Box::new(frame))
     }
+
+    /// About how many bytes it is on the wire.
+    pub(crate) fn cost(&self) -> usize {
+        match self {
+            Self::Frame(_) => 64,
+            Self::Content { message, .. } => 128 + message.body.len(),
+            Self::Close => 0,
+        }
+    }
 }
 
 /// A consumer tag, shared by all deliveries of its consumer. At most 255 bytes.

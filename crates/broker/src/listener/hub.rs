@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
-    engine::{ConnectionId, Engine, Settings},
+    engine::{ConnectionId, Engine, Farewell, Settings},
     faults::Faulty,
 };
 
@@ -61,7 +61,7 @@ impl Hub {
 
     /// As [`with`](Self::with), for the task of a connection that need not be woken: it looks at
     /// its own output next.
-    pub(super) fn with_own<R>(
+    pub(crate) fn with_own<R>(
         &self,
         own: ConnectionId,
         work: impl FnOnce(&mut Engine, std::time::Instant) -> R,
@@ -108,26 +108,47 @@ impl Hub {
     ) -> (R, Kicks) {
         let now = Instant::now().into_std();
         let result = work(&mut core.engine, now);
+        let mut kicks = core.kicks(own);
         if self.faults.has_orders() {
             self.faults.carry_out(&mut core.engine, now);
+            // Whoever has just looked at its output has not seen what these have added.
+            kicks.extend(core.kicks(None));
         }
-        (result, core.kicks(own))
+        (result, kicks)
     }
 
+    /// A socket was accepted.
     pub(super) fn connect(&self) -> (ConnectionId, Arc<Notify>) {
+        let (id, kick, ()) = self.admit(|engine, now| (engine.connect(now), ()));
+        (id, kick)
+    }
+
+    /// A client in the process is here.
+    pub(crate) fn attach(
+        &self,
+        user: &str,
+        name: &str,
+    ) -> (ConnectionId, Arc<Notify>, Arc<Farewell>) {
+        self.admit(|engine, now| engine.attach(user, name, now))
+    }
+
+    fn admit<R>(
+        &self,
+        admit: impl FnOnce(&mut Engine, std::time::Instant) -> (ConnectionId, R),
+    ) -> (ConnectionId, Arc<Notify>, R) {
         let kick = Arc::new(Notify::new());
         let mut core = self.core.lock();
-        let id = core.engine.connect(Instant::now().into_std());
+        let (id, admitted) = admit(&mut core.engine, Instant::now().into_std());
         core.kicks.insert(id, Arc::clone(&kick));
         let sooner = core.rearm();
         drop(core);
         if sooner {
             self.sooner.notify_one();
         }
-        (id, kick)
+        (id, kick, admitted)
     }
 
-    pub(super) fn disconnect(&self, id: ConnectionId) {
+    pub(crate) fn disconnect(&self, id: ConnectionId) {
         self.core.lock().kicks.remove(&id);
         self.with(|engine, now| engine.disconnect(id, now));
         self.faults.forget(id);

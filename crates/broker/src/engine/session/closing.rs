@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use amq_protocol::protocol::{AMQPClass, channel, connection};
 
 use super::{
-    super::{ChannelKey, ConnectionId, ConsumerKey},
+    super::{ChannelKey, ConnectionId, ConsumerKey, Disconnected},
     Sessions,
     channel::Channel,
     connection::State,
@@ -67,6 +67,13 @@ impl Sessions {
         cause: Cause,
         now: Instant,
     ) {
+        if self.is_attached(id) {
+            let why = Disconnected::Closed {
+                code: exception.code,
+                text: exception.reply_text().into(),
+            };
+            return self.detach(id, why, now);
+        }
         let state = self.state_of(id);
         let told = match state {
             State::Tune => exception.code == 530,

@@ -2,13 +2,14 @@
 
 use std::{
     collections::HashMap,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use amq_protocol::types::ShortString;
 
 use super::{
-    super::{ConnectionId, ConsumerKey, Output, interference::Peer},
+    super::{ConnectionId, ConsumerKey, Farewell, Output, interference::Peer},
     channel::Channel,
 };
 
@@ -39,6 +40,8 @@ pub(super) struct Connection {
     /// The virtual hosts its user may open; every one if absent.
     pub(super) vhosts: Option<Vec<String>>,
     pub(super) capabilities: Capabilities,
+    /// Where the end is told, if the client is in the process.
+    pub(super) farewell: Option<Arc<Farewell>>,
     /// Which virtual host it opened.
     pub(super) host: usize,
     pub(super) frame_max: u32,
@@ -100,6 +103,7 @@ impl Connection {
             state: State::Header,
             vhosts: None,
             capabilities: Capabilities::default(),
+            farewell: None,
             host: 0,
             frame_max: FRAME_MIN_SIZE,
             channel_max: 0,
@@ -163,7 +167,7 @@ impl Connection {
 
 impl Outbox {
     pub(super) fn push(&mut self, output: Output) {
-        let cost = cost(&output);
+        let cost = output.cost();
         self.waiting_cost += cost;
         self.cost += cost;
         self.waiting.push(output);
@@ -178,15 +182,6 @@ impl Outbox {
         }
         self.listed = false;
         std::mem::take(&mut self.waiting_cost)
-    }
-}
-
-/// About how many bytes an output is on the wire.
-fn cost(output: &Output) -> usize {
-    match output {
-        Output::Frame(_) => 64,
-        Output::Content { message, .. } => 128 + message.body.len(),
-        Output::Close => 0,
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! RabbitMQ 3.10 is the reference for every reply, code and text.
 
+mod attach;
 mod handshake;
 mod operator;
 mod upkeep;
@@ -132,6 +133,10 @@ impl Sessions {
                 && !connection.stalled
                 && connection.outbox.cost < self.desk.outbox_limit * 2
         })
+    }
+
+    pub(super) fn outbox_limit(&self) -> usize {
+        self.desk.outbox_limit
     }
 
     pub(super) fn written(&mut self, id: ConnectionId, cost: usize, now: Instant) {
