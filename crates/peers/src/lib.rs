@@ -1,3 +1,71 @@
-//! Queues between named processes.
+//! Queues between named processes, without a broker to run.
+//!
+//! Each process is a [`Peer`]: it has a name, listens at an address, and knows the names and addresses
+//! of the others. What it sends is handled by the other side once, in order, and acknowledged by the
+//! handler itself; connections that break come back by themselves, and what was under way is sent again
+//! and recognised. Inside are an AMQP broker in each process
+//! ([`wharf_broker`]), in which a queue for each sender is the inbox, a connection to each of the others
+//! ([`wharf_amqp`]), and a pool that keeps these ([`wharf::KeyedPool`]); so any AMQP tool can look
+//! inside.
+//!
+//! # What is promised
+//!
+//! - **Once and in order**, per sender and receiver, over any number of connections, for as long as
+//!   both processes live. Packets have numbers without gaps; the receiver takes the next and no other.
+//! - **An answer to each `send`**: accepted by the handler, or a [`SendError`] that says why not, and
+//!   whether the packet may have arrived.
+//! - **Bounds**: a window of packets and bytes without an answer per peer, enforced on both sides. A slow
+//!   handler slows its senders, and no memory grows.
+//! - **Restarts** are noticed: [`Config::restarted`] decides whether packets whose fate is unknown are
+//!   given up (at most once) or sent to the new process (at least once). A sender that restarts begins
+//!   anew: what had reached the receiver before is handled, the rest is gone with the process.
+//!
+//! # Who may send
+//!
+//! Those in [`Config::peers`] and [`Config::callers`], with the token. Nothing is encrypted: between
+//! machines, use a network that is.
+//!
+//! # Features
+//!
+//! - `serde`: [`Config`] can be read.
+
+// Each file imports only files below it in this list, except that a peer and its builder know each
+// other.
+mod peer;
+
+mod builder;
+
+mod drive;
+
+mod route;
+
+mod ticket;
+
+mod remote;
+
+mod listener;
+
+mod inbox;
+
 mod core;
+
+mod error;
+
+mod config;
+
+mod token;
+
 mod wire;
+
+mod names;
+
+mod io;
+
+pub use builder::Builder;
+pub use config::{Config, Offline, Restarted, SettingError};
+pub use error::{
+    Cause, HandlerError, ListenerState, PeerState, SendError, StartError, StopError, Untrusted,
+};
+pub use peer::Peer;
+pub use ticket::Receipt;
+pub use token::Token;

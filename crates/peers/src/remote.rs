@@ -1,9 +1,15 @@
 //! Another peer, as the one who sends to it sees it.
 
-use std::{fmt, sync::Arc, task::Poll};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use bytes::Bytes;
-use futures_util::poll;
+use futures_util::FutureExt;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::{
     sync::{Notify, Semaphore, SemaphorePermit, watch},
@@ -32,6 +38,8 @@ pub(crate) struct Remote {
     /// order in which they came.
     turn: Semaphore,
     state: watch::Sender<PeerState>,
+    /// Nothing more is accepted.
+    is_closing: AtomicBool,
     /// There is something to send, or room for it at the receiver's.
     pub(crate) wake: Notify,
     /// The address has changed.
@@ -59,6 +67,7 @@ impl Remote {
             state: watch::Sender::new(PeerState::Disconnected {
                 cause: Cause::NotYet,
             }),
+            is_closing: AtomicBool::new(false),
             wake: Notify::new(),
             moved: Notify::new(),
             drained: Notify::new(),
@@ -103,7 +112,7 @@ impl Remote {
     ) -> Result<SemaphorePermit<'_>, SendError> {
         let room = self.room(weight);
         tokio::pin!(room);
-        if let Poll::Ready(turn) = poll!(&mut room) {
+        if let Some(turn) = room.as_mut().now_or_never() {
             return Ok(turn);
         }
         let mut state = self.state.subscribe();
@@ -141,6 +150,9 @@ impl Remote {
 
     /// Whether packets are taken, as things are.
     fn admits(&self) -> Result<(), SendError> {
+        if self.is_closing.load(Ordering::Acquire) {
+            return Err(SendError::Closed { sent: false });
+        }
         match self.refuses(&self.state.borrow()) {
             Some(refused) => Err(refused),
             None => Ok(()),
@@ -281,13 +293,20 @@ impl Remote {
         }
     }
 
+    /// Accepts nothing more; what was accepted is sent.
+    pub(crate) fn refuse(&self) {
+        self.is_closing.store(true, Ordering::Release);
+    }
+
     /// Gives up. Says how many packets were without an answer.
     pub(crate) fn end(&self) -> usize {
-        self.set_state(PeerState::Closed);
-        self.with(|packets, settled| {
+        self.refuse();
+        let unanswered = self.with(|packets, settled| {
             packets.end(settled);
             settled.len()
-        })
+        });
+        self.set_state(PeerState::Closed);
+        unanswered
     }
 }
 

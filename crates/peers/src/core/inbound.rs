@@ -49,6 +49,16 @@ impl Inbound {
         }
     }
 
+    /// Whether this is another life of the sender than the one that is listened to.
+    pub(crate) fn is_another(&self, epoch: Epoch) -> bool {
+        self.epoch.is_some_and(|current| current != epoch)
+    }
+
+    /// Packets that have come and are not handled.
+    pub(crate) fn unhandled(&self) -> usize {
+        (self.next - self.handled) as usize
+    }
+
     /// The sender has a new connection, or a new life.
     pub(crate) fn hello(&mut self, hello: &Hello) -> Welcome {
         if self.epoch != Some(hello.epoch) {

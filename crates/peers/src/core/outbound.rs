@@ -280,11 +280,6 @@ impl<W: Waits> Outbound<W> {
     pub(crate) fn is_empty(&self) -> bool {
         self.sent.is_empty() && self.line.is_empty()
     }
-
-    /// What the receiver takes on this connection, once it has said so.
-    pub(crate) fn limits(&self) -> Option<Limits> {
-        self.limits
-    }
 }
 
 impl<W> Entry<W> {

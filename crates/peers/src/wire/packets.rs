@@ -102,7 +102,6 @@ fn count(mut rest: &[u8]) -> Option<u32> {
 /// Packs packets with consecutive numbers into a body.
 #[derive(Debug)]
 pub(crate) struct Packer {
-    header: Header,
     pub(super) body: BytesMut,
     count: u32,
 }
@@ -123,7 +122,6 @@ impl Packer {
         let written = postcard::to_slice(&header, &mut written);
         body.put_slice(written.expect("bug: three numbers fit"));
         Self {
-            header,
             body,
             count: 0,
         }
@@ -151,11 +149,6 @@ impl Packer {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.count == 0
-    }
-
-    /// The number of the next packet.
-    pub(crate) fn next(&self) -> u64 {
-        self.header.first + u64::from(self.count)
     }
 
     pub(crate) fn finish(self) -> Packed {
