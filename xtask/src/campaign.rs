@@ -6,10 +6,11 @@ use crate::cargo::cargo;
 use crate::report::Report;
 
 /// Packages with reference models, and what the paths of those tests have in them.
-const MODELS: [(&str, &str); 3] = [
+const MODELS: [(&str, &str); 4] = [
     ("wharf", "model"),
     ("wharf-lanes", "model"),
     ("wharf-outbox", "core::tests"),
+    ("wharf-peers", "core::tests"),
 ];
 
 /// Every interleaving of the loom tests with up to `preemptions` forced switches of thread.

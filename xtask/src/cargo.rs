@@ -106,6 +106,8 @@ impl Cargo {
         command
             .current_dir(root())
             .args(&self.args)
+            // What is built once gains nothing from it, and its files are as large again.
+            .env("CARGO_INCREMENTAL", "0")
             .envs(self.env.iter().map(|(key, value)| (key, value)));
         command
     }

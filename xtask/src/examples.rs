@@ -4,7 +4,7 @@ use crate::cargo::{Cargo, cargo};
 use crate::rabbit::{Node, Presence};
 use crate::report::Report;
 
-const SELF_CHECKING: [&str; 1] = ["pool_tcp"];
+const SELF_CHECKING: [&str; 2] = ["pool_tcp", "peers"];
 
 /// These have a broker inside, or take the one that `AMQP_URL` names.
 const WITH_BROKER: [(&str, &[&str]); 9] = [

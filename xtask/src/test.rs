@@ -22,12 +22,13 @@ const STRESS_MILLIONS: NonZeroU32 = NonZeroU32::new(1).unwrap();
 const STEP_LIMIT: Duration = Duration::from_secs(30 * 60);
 
 /// What others depend on. In the workspace as a whole they have each other's features.
-const CRATES: [&str; 5] = [
+const CRATES: [&str; 6] = [
     "wharf",
     "wharf-amqp",
     "wharf-broker",
     "wharf-outbox",
     "wharf-lanes",
+    "wharf-peers",
 ];
 
 /// Packages whose tests need a broker.

@@ -62,6 +62,7 @@ mod names;
 mod io;
 
 pub use builder::Builder;
+pub use bytes::Bytes;
 pub use config::{Config, Offline, Restarted, SettingError};
 pub use error::{
     Cause, HandlerError, ListenerState, PeerState, SendError, StartError, StopError, Untrusted,

@@ -170,7 +170,8 @@ impl World {
             ToReceiver::Hello(hello) => {
                 self.is_heard = true;
                 let welcome = self.inbound.hello(&hello);
-                self.back.push_back(ToSender::Welcome(welcome).encode().into());
+                self.back
+                    .push_back(ToSender::Welcome(welcome).encode().into());
             }
             ToReceiver::Packets(packets) => match self.inbound.packets(packets) {
                 Ok(Arrived::New(packets)) => self.queue.push_back(packets),
@@ -299,8 +300,6 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(500))]
-
     #[test]
     fn each_packet_is_handled_once_in_order_and_told_as_it_was(steps in steps(false)) {
         let mut world = World::new(Restarts::Fail);
