@@ -196,9 +196,9 @@ async fn users_come_and_go_while_connections_stay() {
         client.is_ok()
     };
     assert!(!enters("clerk", "first").await);
-    broker.add_user("clerk", "first");
+    broker.add_user("clerk", "first").unwrap();
     assert!(enters("clerk", "first").await);
-    broker.add_user("clerk", "second");
+    broker.add_user("clerk", "second").unwrap();
     assert!(!enters("clerk", "first").await);
     assert!(enters("clerk", "second").await);
     assert!(enters("app", "secret").await);
