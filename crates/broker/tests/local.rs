@@ -701,7 +701,7 @@ async fn run(messages: usize, options: ConsumeOptions, acks: bool) -> usize {
     most
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn of_a_million_messages_few_are_held_at_a_time() {
     // In the queue what the memory allows, and beyond it what the outbox does.
     let most = run(500_000, ConsumeOptions::new().no_ack(), false).await;
