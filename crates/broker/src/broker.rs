@@ -18,7 +18,7 @@ use tokio::{
 
 use crate::{
     Builder, Local, TooLong,
-    engine::{ConnectionStatus, Engine, QueueStatus, Settings, User},
+    engine::{ConnectionStatus, Engine, NAME_MAX, QueueStatus, Settings, User},
     faults::Faults,
     listener::{Acceptor, Bounds, Hub, keep_time},
 };
@@ -162,7 +162,7 @@ impl Broker {
         Faults::new(Arc::clone(self.hub.faults()))
     }
 
-    /// Messages in a queue: those ready for a consumer and those delivered and not acknowledged.
+    /// Messages in a queue, [ready](QueueStatus::ready) and [unacknowledged](QueueStatus::unacked).
     /// Nothing if there is no such queue.
     #[must_use]
     pub fn queue_depth(&self, vhost: &str, queue: &str) -> Option<(usize, usize)> {
@@ -189,7 +189,18 @@ impl Broker {
             .with(|engine, now| engine.close_nth(nth, code, text, now))
     }
 
-    /// The queues of a virtual host, by name. None if there is no such virtual host.
+    /// Closes all connections of a user as [`close_connection`](Self::close_connection) does, those of
+    /// clients [in this process](Self::attach) among them, and ends those that have logged in and are
+    /// not open yet. How many there were. With [`remove_user`](Self::remove_user) or
+    /// [`set_passwords`](Self::set_passwords) before it, nobody is left who came in by what is not
+    /// accepted any more.
+    pub fn close_connections_of(&self, user: &str, code: u16, text: &str) -> usize {
+        self.hub
+            .with(|engine, now| engine.close_connections_of(user, code, text, now))
+    }
+
+    /// The queues of a virtual host, by name: those of everybody, exclusive ones included. What their
+    /// numbers count is said at [`QueueStatus`]. Empty if there is no such virtual host.
     #[must_use]
     pub fn queues(&self, vhost: &str) -> Vec<QueueStatus> {
         self.hub.with(|engine, _| engine.queues(vhost))
@@ -202,15 +213,44 @@ impl Broker {
             .with(|engine, now| engine.delete_queue(vhost, queue, now))
     }
 
-    /// From now on this user may log in, and open every virtual host, in place of whoever has the
-    /// name. Connections that are open stay as they are.
-    pub fn add_user(&self, name: impl Into<String>, password: impl Into<String>) {
+    /// From now on this user may log in with this password, and open every virtual host, in place of
+    /// whoever has the name. Connections that are open stay as they are. An empty password is one like
+    /// any other.
+    ///
+    /// # Errors
+    ///
+    /// [`TooLong`] if the name is more than 255 bytes.
+    pub fn add_user(
+        &self,
+        name: impl Into<String>,
+        password: impl Into<String>,
+    ) -> Result<(), TooLong> {
         let user = User {
-            name: name.into(),
-            password: password.into(),
+            name: checked(name.into())?,
+            passwords: vec![password.into()],
             vhosts: None,
         };
         self.hub.with(|engine, _| engine.add_user(user));
+        Ok(())
+    }
+
+    /// From now on this user may log in with this password as well as with those that it has. All are
+    /// compared at each login, whichever fits. False if there is no such user.
+    pub fn accept_password(&self, name: &str, password: impl Into<String>) -> bool {
+        let password = password.into();
+        self.hub
+            .with(|engine, _| engine.accept_password(name, password))
+    }
+
+    /// From now on this user may log in with any of these passwords and with no other, and with none
+    /// not at all. Connections that are open stay as they are. False if there is no such user.
+    pub fn set_passwords<P>(&self, name: &str, passwords: impl IntoIterator<Item = P>) -> bool
+    where
+        P: Into<String>,
+    {
+        let passwords = passwords.into_iter().map(Into::into).collect();
+        self.hub
+            .with(|engine, _| engine.set_passwords(name, passwords))
     }
 
     /// From now on nobody of this name may log in. Connections that are open stay. False if there is
@@ -277,6 +317,13 @@ impl Listening {
         // It ends by itself; if it panicked it has ended as well.
         let _ = acceptor.await;
     }
+}
+
+fn checked(user: String) -> Result<String, TooLong> {
+    if user.len() > NAME_MAX {
+        return Err(TooLong { what: "the user" });
+    }
+    Ok(user)
 }
 
 /// Where a client on this machine finds a broker that listens here.

@@ -13,7 +13,7 @@ use tokio::{net::TcpListener, sync::Semaphore};
 
 use crate::{
     Broker,
-    engine::{Settings, User, VHostLimits},
+    engine::{NAME_MAX, Settings, User, VHostLimits},
     listener::Bounds,
 };
 
@@ -26,9 +26,6 @@ const FRAME_MIN_SIZE: u32 = 4_096;
 const BACKLOG: i32 = 1_024;
 /// A time beyond this is for ever: clocks have an end.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
-/// What a short string holds.
-const NAME_MAX: usize = 255;
-
 /// Sets up a broker. Every bound has a default that suits a machine of one's own, and can be changed.
 #[derive(Clone, Debug)]
 #[must_use = "a broker starts with `start`"]
@@ -109,13 +106,17 @@ impl Builder {
         self
     }
 
-    /// Someone who may log in (SASL `PLAIN` or `AMQPLAIN`) and open every virtual host. Without any
-    /// user, a broker that listens on a loopback address has `guest` with password `guest`.
+    /// Someone who may log in (SASL `PLAIN` or `AMQPLAIN`) and open every virtual host. The name has at
+    /// most 255 bytes. An empty password is one like any other: only who was given it logs in with it.
+    ///
+    /// Called again for a name it adds a password, any of which will do, and what the user may open is
+    /// what was said last. Without any user, a broker that listens on a loopback address has `guest`
+    /// with password `guest`.
     pub fn user(self, name: impl Into<String>, password: impl Into<String>) -> Self {
         self.add_user(name.into(), password.into(), None)
     }
 
-    /// Someone who may log in and open these virtual hosts only.
+    /// As [`user`](Self::user), of someone who may open these virtual hosts only.
     pub fn user_of<V>(
         self,
         name: impl Into<String>,
@@ -291,11 +292,18 @@ impl Builder {
     }
 
     fn add_user(mut self, name: String, password: String, vhosts: Option<Vec<String>>) -> Self {
-        self.settings.users.push(User {
-            name,
-            password,
-            vhosts,
-        });
+        let users = &mut self.settings.users;
+        match users.iter_mut().find(|user| user.name == name) {
+            Some(user) => {
+                user.passwords.push(password);
+                user.vhosts = vhosts;
+            }
+            None => users.push(User {
+                name,
+                passwords: vec![password],
+                vhosts,
+            }),
+        }
         self
     }
 
@@ -304,6 +312,11 @@ impl Builder {
         let settings = &self.settings;
         let names = settings.vhosts.iter().all(|name| name.len() <= NAME_MAX);
         require(names, "vhost", "a name of at most 255 bytes")?;
+        let names = settings
+            .users
+            .iter()
+            .all(|user| user.name.len() <= NAME_MAX);
+        require(names, "user", "a name of at most 255 bytes")?;
         let frame_max = settings.frame_max >= FRAME_MIN_SIZE;
         require(frame_max, "frame_max", "at least 4,096 bytes")?;
         let channels = settings.channel_max > 0;
@@ -329,7 +342,7 @@ impl Builder {
             }
             settings.users.push(User {
                 name: "guest".to_owned(),
-                password: "guest".to_owned(),
+                passwords: vec!["guest".to_owned()],
                 vhosts: None,
             });
         }

@@ -3,14 +3,14 @@
 mod wire;
 
 use amq_protocol::{
-    protocol::{AMQPClass, basic, channel, queue},
+    protocol::{AMQPClass, basic, channel, connection, queue},
     types::FieldTable,
 };
 use futures_util::StreamExt;
 use lapin::{Connection, ConnectionProperties};
-use wharf_broker::{Broker, ConnectionStatus, QueueStatus};
+use wharf_broker::{Broker, ConnectionStatus, QueueStatus, StartError};
 use wharf_testkit::wait::{eventually, within};
-use wire::{BOUND, HEADER, Wire, broker};
+use wire::{BOUND, HEADER, Wire, broker, login_methods};
 
 /// Number, name, channels, and whether it is blocked.
 fn told(broker: &Broker) -> Vec<(u64, Option<String>, Vec<u16>, bool)> {
@@ -187,18 +187,137 @@ async fn a_consumer_whose_queue_the_program_deletes_gets_a_cancel() {
     assert!(channel.status().connected());
 }
 
+/// By hand: clients put a password of their own in the place of an empty one.
+async fn enters(broker: &Broker, user: &str, password: &str) -> bool {
+    let mut wire = Wire::connect(broker).await;
+    wire.send_bytes(HEADER).await;
+    wire.method().await;
+    let start_ok = connection::AMQPMethod::StartOk(connection::StartOk {
+        client_properties: FieldTable::default(),
+        mechanism: "PLAIN".into(),
+        response: format!("\0{user}\0{password}").into(),
+        locale: "en_US".into(),
+    });
+    wire.send(0, AMQPClass::Connection(start_ok)).await;
+    wire.next().await.is_some()
+}
+
+/// Which of these passwords let a user in.
+async fn accepted<'a>(broker: &Broker, user: &str, passwords: &[&'a str]) -> Vec<&'a str> {
+    let mut accepted = Vec::new();
+    for password in passwords {
+        if enters(broker, user, password).await {
+            accepted.push(*password);
+        }
+    }
+    accepted
+}
+
+#[tokio::test]
+async fn a_user_may_have_several_passwords_and_any_of_them_will_do() {
+    let broker = wire::builder().user("app", "other").user("none", "");
+    let broker = broker.start().await.unwrap();
+    let tried = ["secret", "other", "third", "", "secre", "secretother"];
+    let let_in = accepted(&broker, "app", &tried).await;
+    assert_eq!(let_in, ["secret", "other"]);
+    assert!(broker.accept_password("app", "third"));
+    let let_in = accepted(&broker, "app", &tried).await;
+    assert_eq!(let_in, ["secret", "other", "third"]);
+    assert!(broker.set_passwords("app", ["third", "fourth"]));
+    assert_eq!(accepted(&broker, "app", &tried).await, ["third"]);
+    assert!(enters(&broker, "app", "fourth").await);
+    assert!(broker.set_passwords("app", [""; 0]));
+    assert!(accepted(&broker, "app", &tried).await.is_empty());
+    assert!(!broker.accept_password("nobody", "x"));
+    assert!(!broker.set_passwords("nobody", ["x"]));
+    // Who was given the empty one has it, and no other.
+    assert_eq!(accepted(&broker, "none", &tried).await, [""]);
+    broker.add_user("none", "x").unwrap();
+    assert!(!enters(&broker, "none", "").await);
+    broker.add_user("none", "").unwrap();
+    assert_eq!(accepted(&broker, "none", &tried).await, [""]);
+}
+
+#[tokio::test]
+async fn what_a_user_may_open_is_what_was_said_last() {
+    let broker = wire::builder().vhost("/").vhost("own");
+    let broker = broker.user_of("app", "other", ["own"]);
+    let broker = broker.start().await.unwrap();
+    for password in ["secret", "other"] {
+        let opens = async |vhost: &str| {
+            let url = broker.url_of("app", password, vhost);
+            let client = Connection::connect(&url, ConnectionProperties::default());
+            client.await.is_ok()
+        };
+        assert!(!opens("/").await);
+        assert!(opens("own").await);
+    }
+}
+
+#[tokio::test]
+async fn a_users_name_fits_a_short_string() {
+    let (fits, long) = ("x".repeat(255), "x".repeat(256));
+    let started = Broker::builder().user(&long, "").start().await;
+    assert!(matches!(
+        started,
+        Err(StartError::Setting {
+            setting: "user",
+            ..
+        })
+    ));
+    let broker = Broker::builder().user(&fits, "").start().await.unwrap();
+    assert!(enters(&broker, &fits, "").await);
+    broker.add_user(&long, "").unwrap_err();
+    assert!(!enters(&broker, &long, "").await);
+    broker.add_user(fits, "x").unwrap();
+}
+
+#[tokio::test]
+async fn all_connections_of_a_user_are_closed_and_nobody_elses() {
+    let broker = wire::builder().user("clerk", "secret").start().await;
+    let broker = broker.unwrap();
+    let mut first = Wire::open(&broker).await;
+    let mut second = Wire::open(&broker).await;
+    // Has logged in and not opened its virtual host.
+    let mut entering = Wire::connect(&broker).await;
+    entering.send_bytes(HEADER).await;
+    entering.method().await;
+    let [start_ok, tune_ok, open] = login_methods("entering", 131_072, 60);
+    entering.send_bytes(&start_ok).await;
+    entering.method().await;
+    // Has not even logged in.
+    let mut greeted = Wire::connect(&broker).await;
+    greeted.send_bytes(HEADER).await;
+    greeted.method().await;
+    let local = broker.attach("app", "local").unwrap();
+    let clerk = broker.attach("clerk", "clerk").unwrap();
+
+    assert_eq!(broker.close_connections_of("app", 320, "enough"), 4);
+    for closed in [&mut first, &mut second] {
+        assert_eq!(closed.closed().await, (320, "enough".to_owned()));
+    }
+    assert!(local.disconnected().is_some());
+    assert_eq!(entering.next().await, None);
+    // Those that are being closed are not closed again.
+    assert_eq!(broker.close_connections_of("app", 320, "enough"), 0);
+    assert_eq!(clerk.disconnected(), None);
+    greeted
+        .send_bytes(&[start_ok, tune_ok, open].concat())
+        .await;
+    greeted.method().await;
+    greeted.method().await;
+    greeted.channel(1).await;
+    assert_eq!(broker.open_connections().len(), 2);
+}
+
 #[tokio::test]
 async fn users_come_and_go_while_connections_stay() {
     let broker = broker().await;
-    let enters = async |user: &str, password: &str| {
-        let url = broker.url(user, password);
-        let client = Connection::connect(&url, ConnectionProperties::default()).await;
-        client.is_ok()
-    };
+    let enters = async |user: &str, password: &str| enters(&broker, user, password).await;
     assert!(!enters("clerk", "first").await);
-    broker.add_user("clerk", "first");
+    broker.add_user("clerk", "first").unwrap();
     assert!(enters("clerk", "first").await);
-    broker.add_user("clerk", "second");
+    broker.add_user("clerk", "second").unwrap();
     assert!(!enters("clerk", "first").await);
     assert!(enters("clerk", "second").await);
     assert!(enters("app", "secret").await);

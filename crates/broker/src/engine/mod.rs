@@ -26,7 +26,7 @@ pub(crate) use interference::{Fate, Interference, Peer, Release};
 pub(crate) use keys::{ChannelKey, ConnectionId, ConsumerKey};
 pub(crate) use message::{Message, properties_weight};
 pub(crate) use output::{ContentMethod, Output};
-pub(crate) use settings::{Settings, User};
+pub(crate) use settings::{NAME_MAX, Settings, User};
 pub use status::{ConnectionStatus, QueueStatus};
 pub(crate) use vhost::Limits as VHostLimits;
 
@@ -229,6 +229,27 @@ impl Engine {
     /// Adds a user in place of whoever has the name.
     pub(crate) fn add_user(&mut self, user: User) {
         self.sessions.add_user(user);
+    }
+
+    /// Accepts one more password of a user. False if there is nobody of this name.
+    pub(crate) fn accept_password(&mut self, name: &str, password: String) -> bool {
+        self.sessions.accept_password(name, password)
+    }
+
+    /// From now on a user has these passwords. False if there is nobody of this name.
+    pub(crate) fn set_passwords(&mut self, name: &str, passwords: Vec<String>) -> bool {
+        self.sessions.set_passwords(name, passwords)
+    }
+
+    /// Closes the connections of a user as an operator does. How many there were.
+    pub(crate) fn close_connections_of(
+        &mut self,
+        user: &str,
+        code: u16,
+        text: &str,
+        now: Instant,
+    ) -> usize {
+        self.sessions.close_connections_of(user, code, text, now)
     }
 
     /// From now on nobody of this name may log in. False if there is none.

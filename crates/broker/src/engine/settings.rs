@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// What a short string holds, as names of users and virtual hosts are.
+pub(crate) const NAME_MAX: usize = 255;
+
 /// Users, virtual hosts and limits. Built by the crate's builder, which checks them.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
@@ -38,7 +41,8 @@ pub(crate) struct Settings {
 #[derive(Clone)]
 pub(crate) struct User {
     pub(crate) name: String,
-    pub(crate) password: String,
+    /// Any of them will do. Without any nobody logs in.
+    pub(crate) passwords: Vec<String>,
     /// The virtual hosts this user may open; `None` is all of them.
     pub(crate) vhosts: Option<Vec<String>>,
 }

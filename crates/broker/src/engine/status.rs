@@ -27,11 +27,17 @@ pub struct ConnectionStatus {
 pub struct QueueStatus {
     /// Its name.
     pub name: String,
-    /// Messages ready for a consumer.
+    /// Messages ready for a consumer: those that wait to be delivered, those that came back among
+    /// them. Also those that have expired and are not taken away yet. Not those that were published
+    /// in a transaction which is not committed.
     pub ready: usize,
-    /// Messages that are delivered and not acknowledged.
+    /// Messages that are delivered, or got, and not acknowledged, from the moment the queue gave them
+    /// out: the client may not have read them yet. Also those that were acknowledged in a transaction
+    /// which is not committed. A message given out to be acknowledged by nobody (`no_ack`) is not
+    /// counted any more.
     pub unacked: usize,
-    /// Consumers.
+    /// Consumers, of all connections, those among them that take nothing at the moment: their
+    /// prefetch is used up, their outbox is full, or another one is the single active consumer.
     pub consumers: usize,
     /// The connection whose queue this is, if it is exclusive: its [`ConnectionStatus::nth`].
     pub owner: Option<u64>,

@@ -35,6 +35,7 @@ use crate::{
 /// The channel of commands and publishes, in confirm mode. Nothing is lost with it, so it is opened
 /// again when the broker closes it. Those of consumers come after it.
 const DESK: u16 = 1;
+const MOST_CONSUMERS: usize = (u16::MAX - DESK) as usize;
 /// A consumer is alone on its channel.
 const CONSUMER_TAG: &str = "local";
 
@@ -189,14 +190,19 @@ impl Line {
         let bell = Arc::new(Notify::new());
         let mut seat = None;
         let heard = self.visit(None, |inboxes, engine, now| {
-            let new = inboxes.seat(Arc::clone(&bell));
+            let Some(new) = inboxes.seat(Arc::clone(&bell)) else {
+                return DESK;
+            };
             seat = Some(new);
             for method in opening(queue, options) {
                 engine.receive(self.id, Frame::Method(new.channel(), method), now);
             }
             new.channel()
         })?;
-        let seat = seat.expect("bug: a visit asks");
+        let Some(seat) = seat else {
+            let text = "NOT_ALLOWED - a connection has no more channels".to_owned();
+            return Err(CommandError::Refused { code: 530, text });
+        };
         if let Some((code, text)) = heard.refused {
             self.inboxes.lock().places.remove(seat.place);
             return Err(CommandError::Refused { code, text });
@@ -422,7 +428,11 @@ impl fmt::Debug for Line {
 }
 
 impl Inboxes {
-    fn seat(&mut self, bell: Arc<Notify>) -> Seat {
+    /// A place for one more consumer, if there is a channel for it.
+    fn seat(&mut self, bell: Arc<Notify>) -> Option<Seat> {
+        if self.places.len() >= MOST_CONSUMERS {
+            return None;
+        }
         self.consumers += 1;
         let consumer = self.consumers;
         let place = self.places.insert(Inbox {
@@ -431,7 +441,7 @@ impl Inboxes {
             bell,
             end: None,
         });
-        Seat { consumer, place }
+        Some(Seat { consumer, place })
     }
 
     fn get(&mut self, seat: Seat) -> Option<&mut Inbox> {
@@ -521,9 +531,8 @@ impl Inboxes {
 
 impl Seat {
     fn channel(self) -> u16 {
-        let place = u16::try_from(self.place).ok();
-        let channel = place.and_then(|place| place.checked_add(DESK + 1));
-        channel.expect("more consumers than a connection has channels")
+        let channel = self.place + usize::from(DESK) + 1;
+        u16::try_from(channel).expect("bug: a seat without a channel")
     }
 }
 

@@ -15,6 +15,7 @@ use amq_protocol::{
     types::{FieldTable, ShortString},
 };
 use bytes::Bytes;
+use tokio::task::consume_budget;
 
 use crate::listener::Hub;
 
@@ -139,6 +140,7 @@ impl Local {
         properties: &BasicProperties,
         body: Bytes,
     ) -> Result<(), PublishError> {
+        consume_budget().await;
         loop {
             let resumed = self.line.resumed();
             tokio::pin!(resumed);

@@ -94,7 +94,9 @@ impl Vhost {
     }
 
     pub(super) fn add_user(&self, name: &str, password: &str) {
-        self.broker().add_user(name, password);
+        self.broker()
+            .add_user(name, password)
+            .expect("a name that fits");
     }
 
     pub(super) fn delete_user(&self, name: &str) {

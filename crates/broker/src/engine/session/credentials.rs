@@ -25,13 +25,17 @@ impl<'a> Credentials<'a> {
         }
     }
 
-    /// The user these belong to. Every user's name and password is compared in full, so that the
-    /// time taken does not tell how much of them was right.
+    /// The user these belong to. Every user's name and all passwords are compared in full, so that
+    /// the time taken does not tell how much of them was right, nor which one.
     pub(super) fn check<'u>(&self, users: &'u [User]) -> Option<&'u User> {
         let mut found = None;
         for user in users {
             let name = same(self.name, user.name.as_bytes());
-            let password = same(self.password, user.password.as_bytes());
+            let password = user
+                .passwords
+                .iter()
+                .map(|password| same(self.password, password.as_bytes()))
+                .fold(Choice::from(0), |any, this| any | this);
             if bool::from(name & password) {
                 found = Some(user);
             }

@@ -154,6 +154,10 @@ impl Sessions {
             self.desk.touch(id);
         }
         self.feed_starved(id, now);
+        if self.low_on_memory {
+            // What needs no acknowledgement is out of memory when it is handed out.
+            self.watch_memory(now);
+        }
     }
 
     /// Offers room in the outbox to the consumers that waited for it, once half of it is free.

@@ -9,6 +9,7 @@ use super::{
         status::{ConnectionStatus, QueueStatus},
     },
     Sessions,
+    connection::State,
 };
 
 impl Sessions {
@@ -55,6 +56,28 @@ impl Sessions {
         open
     }
 
+    /// Closes the connections of a user, and ends those that have logged in and are not open yet. How
+    /// many there were.
+    pub(in super::super) fn close_connections_of(
+        &mut self,
+        user: &str,
+        code: u16,
+        text: &str,
+        now: Instant,
+    ) -> usize {
+        let mut ids = self.connections();
+        ids.retain(|id| {
+            let connection = self.desk.connections.get(id);
+            connection.is_some_and(|it| {
+                it.state < State::Closing && it.peer.user.as_deref() == Some(user)
+            })
+        });
+        for id in &ids {
+            self.close_connection(*id, code, text, now);
+        }
+        ids.len()
+    }
+
     pub(in super::super) fn queues(&self, vhost: &str) -> Vec<QueueStatus> {
         let host = self.host_named(vhost);
         host.map_or_else(Vec::new, |host| self.hosts[host].queues())
@@ -80,12 +103,31 @@ impl Sessions {
         self.settings.users.push(user);
     }
 
+    /// Accepts one more password of a user. False if there is nobody of this name.
+    pub(in super::super) fn accept_password(&mut self, name: &str, password: String) -> bool {
+        let user = self.user_named(name);
+        user.map(|user| user.passwords.push(password)).is_some()
+    }
+
+    /// From now on a user has these passwords. False if there is nobody of this name.
+    pub(in super::super) fn set_passwords(&mut self, name: &str, passwords: Vec<String>) -> bool {
+        let user = self.user_named(name);
+        user.map(|user| user.passwords = passwords).is_some()
+    }
+
     /// False if there is nobody of this name.
     pub(in super::super) fn remove_user(&mut self, name: &str) -> bool {
         let users = &mut self.settings.users;
         let before = users.len();
         users.retain(|user| user.name != name);
         users.len() < before
+    }
+
+    fn user_named(&mut self, name: &str) -> Option<&mut User> {
+        self.settings
+            .users
+            .iter_mut()
+            .find(|user| user.name == name)
     }
 
     fn host_named(&self, vhost: &str) -> Option<usize> {

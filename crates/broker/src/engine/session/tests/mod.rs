@@ -140,12 +140,12 @@ fn settings() -> Settings {
         users: vec![
             User {
                 name: "guest".to_owned(),
-                password: "guest".to_owned(),
+                passwords: vec!["guest".to_owned()],
                 vhosts: None,
             },
             User {
                 name: "app".to_owned(),
-                password: "secret".to_owned(),
+                passwords: vec!["secret".to_owned()],
                 vhosts: Some(vec!["other".to_owned()]),
             },
         ],

@@ -76,6 +76,36 @@ fn messages_beyond_the_memory_limit_block_publishers_until_they_are_taken() {
     assert_eq!(scene.hear(id), ["0 unblocked"]);
 }
 
+/// It lasted until somebody sent a frame, and publishers send none.
+#[test]
+fn an_alarm_ends_when_unacknowledged_deliveries_are_written() {
+    let mut settings = settings();
+    settings.memory_limit = 20_000;
+    let mut scene = Scene::with(settings);
+    let publisher = scene.on_channel();
+    let consumer = scene.on_channel();
+    scene.declare(publisher, "q");
+    let consume = basic::AMQPMethod::Consume(basic::Consume {
+        queue: "q".into(),
+        consumer_tag: "c".into(),
+        no_local: false,
+        no_ack: true,
+        exclusive: false,
+        nowait: true,
+        arguments: FieldTable::default(),
+    });
+    scene.say(consumer, 1, AMQPClass::Basic(consume));
+    while scene.engine.wants_more(publisher) {
+        scene.publish(publisher, to("q"), &[0; 500]);
+    }
+    scene.hear(publisher);
+    while scene.engine.queue_depth("/", "q") != Some((0, 0)) {
+        assert!(!scene.hear(consumer).is_empty());
+    }
+    assert!(scene.engine.wants_more(publisher));
+    assert_eq!(scene.hear(publisher), ["0 unblocked"]);
+}
+
 /// What is purged is dropped in portions, and held until then.
 #[test]
 fn an_alarm_lasts_until_what_was_purged_is_dropped() {
