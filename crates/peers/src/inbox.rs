@@ -79,8 +79,8 @@ impl Sender {
     ) -> bool {
         // Anybody who may log in may publish here. The broker has looked at what it says of its name.
         let properties = delivery.properties();
-        let is_sender = properties.user_id().as_ref().map(|id| id.as_str()) == Some(&*self.name);
-        if !is_sender {
+        let claimed = properties.user_id().as_ref();
+        if claimed.is_none_or(|id| id.as_str() != &*self.name) {
             self.done(delivery.tag());
             return true;
         }
@@ -155,12 +155,8 @@ impl Sender {
     }
 
     fn disconnect(&self, why: &str) {
-        for connection in self.broker.open_connections() {
-            if connection.user == *self.name {
-                self.broker
-                    .close_connection(connection.nth, PRECONDITION_FAILED, why);
-            }
-        }
+        self.broker
+            .close_connections_of(&self.name, PRECONDITION_FAILED, why);
     }
 
     /// Gives packets to the handler, one after the other, until no more come.

@@ -249,7 +249,7 @@ impl Remote {
             true
         });
         if changed && refuses {
-            self.with(|packets, settled| packets.take_line(settled));
+            self.with(Packets::take_line);
         }
     }
 

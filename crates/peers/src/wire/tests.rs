@@ -3,8 +3,8 @@ use proptest::{collection::vec, option, prelude::*};
 
 use super::*;
 
-fn packets(body: Bytes) -> Packets {
-    match ToReceiver::decode(&body) {
+fn packets(body: &Bytes) -> Packets {
+    match ToReceiver::decode(body) {
         Ok(ToReceiver::Packets(packets)) => packets,
         other => panic!("{other:?} are no packets"),
     }
@@ -47,7 +47,7 @@ proptest! {
         }
         let packed = packer.finish();
         prop_assert_eq!(packed.count as usize, sent.len());
-        let read = packets(packed.body);
+        let read = packets(&packed.body);
         prop_assert_eq!((read.epoch, read.base, read.first), (Epoch(epoch), base, base + ahead));
         prop_assert_eq!(read.len() as usize, sent.len());
         let largest = sent.iter().flatten().map(Vec::len).max().unwrap_or(0);
