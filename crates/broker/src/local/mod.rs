@@ -1,10 +1,13 @@
 //! A client in the process of its broker: an ordinary connection of the engine, whose frames are
 //! neither written nor read.
 
+// In this order: a file imports only from modules that stand below its own.
 mod consumer;
+
+mod line;
+
 mod delivery;
 mod error;
-mod line;
 mod options;
 
 use std::sync::Arc;
