@@ -9,7 +9,10 @@ use std::{
     vec::Drain,
 };
 
-use crate::{core::Reason, home::Home};
+use crate::{
+    core::{Items, Reason},
+    home::Home,
+};
 
 /// What a key must be. `Eq` and `Clone` of it run under the lock of the lanes, so they should be
 /// cheap (numbers, `Arc<str>`, short strings), and they must not panic.
@@ -88,7 +91,7 @@ where
 /// Dropping it gives back what is in it: to be handled again, unless the handler succeeds.
 pub struct Batch<K, T> {
     key: Option<K>,
-    items: Vec<T>,
+    items: Items<T>,
     reason: Reason,
     attempt: u32,
     home: Option<Home<K, T>>,
@@ -100,7 +103,7 @@ impl<K, T> Batch<K, T> {
     pub fn new(key: K, items: Vec<T>) -> Self {
         Self {
             key: Some(key),
-            items,
+            items: Items::Many(items),
             reason: Reason::Items,
             attempt: 1,
             home: None,
@@ -108,7 +111,7 @@ impl<K, T> Batch<K, T> {
     }
 
     pub(crate) fn at_home(
-        (key, items): (K, Vec<T>),
+        (key, items): (K, Items<T>),
         (reason, attempt): (Reason, u32),
         home: Home<K, T>,
     ) -> Self {
@@ -143,12 +146,12 @@ impl<K, T> Batch<K, T> {
     ///
     /// Like [`Vec::drain`].
     pub fn drain(&mut self, range: impl RangeBounds<usize>) -> Drain<'_, T> {
-        self.items.drain(range)
+        self.items.as_vec().drain(range)
     }
 
     /// Takes all items out. They are yours: if the handler fails later, they do not come back.
     pub fn take(&mut self) -> Vec<T> {
-        std::mem::take(&mut self.items)
+        self.items.take().into_vec()
     }
 }
 
@@ -156,20 +159,20 @@ impl<K, T> Deref for Batch<K, T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
-        &self.items
+        self.items.as_slice()
     }
 }
 
 impl<K, T> DerefMut for Batch<K, T> {
     fn deref_mut(&mut self) -> &mut [T] {
-        &mut self.items
+        self.items.as_mut_slice()
     }
 }
 
 impl<K, T> Drop for Batch<K, T> {
     fn drop(&mut self) {
         if let Some((home, key)) = self.home.take().zip(self.key.take()) {
-            home.give_back(key, std::mem::take(&mut self.items));
+            home.give_back(key, self.items.take());
         }
     }
 }

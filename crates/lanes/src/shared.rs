@@ -19,7 +19,7 @@ use tokio::{
 use crate::{
     caught::caught,
     config::Config,
-    core::{Core, Effects, Flight, Job, Landing, Limits, Moment, NEVER, Place, Pushed, Queued},
+    core::{Core, Effects, Flight, Items, Job, Landing, Limits, Moment, NEVER, Place, Pushed, Queued},
     handler::Key,
     home::Strand,
 };
@@ -188,7 +188,7 @@ impl<K: Key, T: Send + 'static> Shared<K, T> {
         self: &Arc<Self>,
         flight: Flight,
         landing: Landing<T>,
-    ) -> (Option<Job<K, T>>, Vec<T>) {
+    ) -> (Option<Job<K, T>>, Items<T>) {
         let mut fx = Effects::default();
         let homeless = self.lock().land(|| self.now(), flight, landing, &mut fx);
         // The worker that is free takes the first itself.
@@ -237,11 +237,15 @@ impl<K: Key, T: Send + 'static> Shared<K, T> {
         self.interrupt.notify_waiters();
     }
 
+    pub(crate) fn is_interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::SeqCst)
+    }
+
     /// Completes at an interrupt that comes after this call; `None` if there has been one.
     pub(crate) fn next_interrupt(&self) -> Option<Notified<'_>> {
         // First the ear, then the look: whatever comes in between is heard.
         let next = self.interrupt.notified();
-        (!self.interrupted.load(Ordering::SeqCst)).then_some(next)
+        (!self.is_interrupted()).then_some(next)
     }
 
     /// Brings metrics up to date.

@@ -13,6 +13,7 @@ use std::{
 mod ends;
 mod epochs;
 mod index;
+mod items;
 mod lane;
 mod line;
 mod linger;
@@ -25,7 +26,7 @@ mod words;
 
 use epochs::Epochs;
 use index::Index;
-pub(crate) use lane::Items;
+pub(crate) use items::Items;
 use lane::{Lane, Stage};
 pub(crate) use line::Place;
 use line::{Line, Waiter};

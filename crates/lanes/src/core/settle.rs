@@ -16,12 +16,12 @@ pub(crate) enum Landing<T> {
     GivenUp { items: usize },
     /// It failed, and what is left of it is to be tried again.
     Again {
-        items: Vec<T>,
+        items: Items<T>,
         bytes: u32,
         at: Moment,
     },
     /// It was interrupted: what is left of it goes back into its lane. After a halt only.
-    Interrupted { items: Vec<T>, bytes: u32 },
+    Interrupted { items: Items<T>, bytes: u32 },
 }
 
 impl<K: Eq + Clone, T, W: Bell> Core<K, T, W> {
@@ -34,14 +34,14 @@ impl<K: Eq + Clone, T, W: Bell> Core<K, T, W> {
         flight: Flight,
         landing: Landing<T>,
         fx: &mut Effects<K, T, W>,
-    ) -> Vec<T> {
+    ) -> Items<T> {
         if !self.line.is_empty() {
             // Some of those who wait may begin a batch.
             self.now = self.now.max(clock());
         }
         self.counts.in_flight -= 1;
         let number = flight.lane;
-        let mut homeless = Vec::new();
+        let mut homeless = Items::None;
         match landing {
             // Whoever has taken everything out has nothing to be tried again, or handed back.
             Landing::Again { items, .. } | Landing::Interrupted { items, .. }
@@ -106,13 +106,13 @@ impl<K: Eq + Clone, T, W: Bell> Core<K, T, W> {
     }
 
     /// The batch becomes the lane's next again.
-    fn put_back(&mut self, flight: &Flight, items: Vec<T>, bytes: u32) {
+    fn put_back(&mut self, flight: &Flight, items: Items<T>, bytes: u32) {
         let taken = flight.items - items.len();
         self.counts.handled += taken as u64;
         self.counts.items -= taken;
         self.counts.bytes -= u64::from(flight.bytes - bytes);
         let load = Load {
-            items: Items::Many(items),
+            items,
             bytes,
             epoch: flight.epoch,
             reason: flight.reason,

@@ -1,5 +1,7 @@
 //! What is said to the core and by it.
 
+use smallvec::SmallVec;
+
 use super::{Items, Place};
 
 /// Rings for whoever waits.
@@ -96,12 +98,13 @@ pub(crate) struct Counts {
 /// What is to be done after a command, in this order.
 #[derive(Debug)]
 pub(crate) struct Effects<K, T, W> {
-    /// Batches to be handled, each in a task of its own.
-    pub(crate) jobs: Vec<Job<K, T>>,
+    /// Batches to be handled, each in a task of its own. Most commands start one at most, and end one
+    /// lane at most: neither is worth an allocation.
+    pub(crate) jobs: SmallVec<[Job<K, T>; 1]>,
     /// Who waits for something that is decided.
     pub(crate) rung: Vec<W>,
     /// To be dropped.
-    pub(crate) keys: Vec<K>,
+    pub(crate) keys: SmallVec<[K; 1]>,
     /// Something is due before the timer would look.
     pub(crate) rearm: bool,
     /// Nothing is held any more.
@@ -149,9 +152,9 @@ pub(crate) enum Queued<K, T> {
 impl<K, T, W> Default for Effects<K, T, W> {
     fn default() -> Self {
         Self {
-            jobs: Vec::new(),
+            jobs: SmallVec::new(),
             rung: Vec::new(),
-            keys: Vec::new(),
+            keys: SmallVec::new(),
             rearm: false,
             is_idle: false,
         }

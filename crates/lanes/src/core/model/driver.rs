@@ -4,7 +4,7 @@ use std::{cell::Cell, hash::Hash};
 
 use super::{
     super::{
-        Bell, Core, Counts, Effects, Flight, Landing, Limits, Moment, NEVER, Place, Pushed, Queued,
+        Bell, Core, Counts, Effects, Flight, Items, Landing, Limits, Moment, NEVER, Place, Pushed, Queued,
         Reason, WhenFull,
     },
     Model, Started,
@@ -169,9 +169,10 @@ impl Driver {
         let rest = &self.model.flights[0].1.items[taken..];
         let bytes = rest.iter().map(|(_, weight)| weight).sum();
         let rest: Vec<u32> = rest.iter().map(|(item, _)| *item).collect();
-        let items = rest.iter().map(|item| Yours(*item)).collect();
+        let items = Items::Many(rest.iter().map(|item| Yours(*item)).collect());
         let landing = Landing::Interrupted { items, bytes };
         let homeless = self.command(|core, fx| core.land(|| now, flight, landing, fx));
+        let homeless = homeless.into_vec();
         (rest, homeless.iter().map(|item| item.0).collect())
     }
 
@@ -251,7 +252,7 @@ impl Driver {
             // No two at the same moment, whose order would be left to chance.
             self.rests += 1;
             Landing::Again {
-                items: back.iter().map(|(item, _)| Yours(*item)).collect(),
+                items: Items::Many(back.iter().map(|(item, _)| Yours(*item)).collect()),
                 bytes: back.iter().map(|(_, weight)| weight).sum(),
                 at: now + 5000 + self.rests % 1000,
             }

@@ -1,0 +1,105 @@
+//! The items of one batch.
+
+use std::{mem::replace, slice};
+
+/// Batches up to so many bytes get their full capacity with the second item: to grow costs more than
+/// the room.
+const SMALL: usize = 128;
+
+/// The items of a batch; the first costs no allocation.
+#[derive(Debug)]
+pub(crate) enum Items<T> {
+    None,
+    One(T),
+    Many(Vec<T>),
+}
+
+impl<T> Items<T> {
+    pub(crate) fn len(&self) -> usize {
+        self.as_slice().len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub(crate) fn as_slice(&self) -> &[T] {
+        match self {
+            Self::None => &[],
+            Self::One(item) => slice::from_ref(item),
+            Self::Many(items) => items,
+        }
+    }
+
+    pub(crate) fn as_mut_slice(&mut self) -> &mut [T] {
+        match self {
+            Self::None => &mut [],
+            Self::One(item) => slice::from_mut(item),
+            Self::Many(items) => items,
+        }
+    }
+
+    /// Itself, as a vector; what is changed there is changed here.
+    pub(crate) fn as_vec(&mut self) -> &mut Vec<T> {
+        if !matches!(self, Self::Many(_)) {
+            *self = Self::Many(replace(self, Self::None).into_vec());
+        }
+        match self {
+            Self::Many(items) => items,
+            Self::None | Self::One(_) => unreachable!("bug: it has just become one"),
+        }
+    }
+
+    pub(crate) fn into_vec(self) -> Vec<T> {
+        match self {
+            Self::None => Vec::new(),
+            Self::One(item) => vec![item],
+            Self::Many(items) => items,
+        }
+    }
+
+    /// Leaves none.
+    pub(crate) fn take(&mut self) -> Self {
+        replace(self, Self::None)
+    }
+
+    /// There will be `most` at most.
+    pub(super) fn push(&mut self, item: T, most: usize) {
+        match self {
+            Self::Many(items) => {
+                if items.len() == items.capacity() {
+                    items.reserve_exact(items.len().min(most - items.len()));
+                }
+                items.push(item);
+            }
+            Self::None => *self = Self::One(item),
+            Self::One(_) => {
+                let is_small = most * size_of::<T>() <= SMALL;
+                let mut items = Vec::with_capacity(if is_small { most } else { most.min(4) });
+                if let Self::One(first) = self.take() {
+                    items.push(first);
+                }
+                items.push(item);
+                *self = Self::Many(items);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_never_has_room_for_more_than_it_may_hold() {
+        for most in [1, 2, 3, 10, 16, 17, 100] {
+            let mut items = Items::None;
+            for item in 0..most {
+                items.push(item, most);
+            }
+            let items = items.into_vec();
+            assert_eq!(items, (0..most).collect::<Vec<_>>());
+            assert!(items.capacity() <= most, "{} for {most}", items.capacity());
+        }
+    }
+}
