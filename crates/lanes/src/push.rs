@@ -3,17 +3,21 @@
 use std::{
     fmt,
     future::Future,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
 };
 
-use tokio::{sync::oneshot, task::coop::poll_proceed};
+use tokio::{
+    sync::oneshot,
+    task::{coop::poll_proceed, yield_now},
+};
 
 use crate::{
     core::{Place, WhenFull},
     error::PushError,
     handler::Key,
+    lateness::Courtesy,
     shared::{Newcomer, Refusal, Shared},
 };
 
@@ -31,7 +35,8 @@ pub struct Push<'a, K: Key, T: Send + 'static> {
 }
 
 enum State<K, T> {
-    New(Newcomer<K, T>),
+    /// Nobody else knows of the item.
+    New(Newcomer<K, T>, Courtesy),
     Waiting(Place, oneshot::Receiver<()>),
     Done,
 }
@@ -43,14 +48,14 @@ impl<'a, K: Key, T: Send + 'static> Push<'a, K, T> {
     pub(crate) fn new(shared: &'a Arc<Shared<K, T>>, key: K, item: T) -> Self {
         Self {
             shared,
-            state: State::New(shared.newcomer(key, item)),
+            state: State::New(shared.newcomer(key, item), Courtesy::default()),
         }
     }
 
     /// Gives up, and gives the item back; none if it has been accepted.
     pub fn cancel(mut self) -> Option<T> {
         match std::mem::replace(&mut self.state, State::Done) {
-            State::New(newcomer) => Some(newcomer.item),
+            State::New(newcomer, _) => Some(newcomer.item),
             State::Waiting(place, _) => self.shared.cancel(place),
             State::Done => None,
         }
@@ -85,12 +90,18 @@ impl<K: Key, T: Send + 'static> Future for Push<'_, K, T> {
             !matches!(self.state, State::Done),
             "polled after completion"
         );
-        if matches!(self.state, State::New(_)) {
+        let shared = self.shared;
+        if let State::New(_, courtesy) = &mut self.state {
             // There may be room for ever. Without this, a loop of pushes would keep its thread from
             // the workers.
             let progress = ready!(poll_proceed(cx));
+            if courtesy.gives_way(&shared.lateness) {
+                // Polled once, it has the task woken after all others.
+                let _ = pin!(yield_now()).poll(cx);
+                return Poll::Pending;
+            }
             progress.made_progress();
-            if let State::New(newcomer) = std::mem::replace(&mut self.state, State::Done) {
+            if let State::New(newcomer, _) = std::mem::replace(&mut self.state, State::Done) {
                 self.start(newcomer)?;
             }
         }

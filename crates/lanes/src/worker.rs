@@ -3,7 +3,6 @@
 
 use std::{
     future::poll_fn,
-    mem::replace,
     pin::pin,
     sync::{Arc, atomic::Ordering},
     task::Poll,
@@ -19,7 +18,7 @@ use crate::{
     caught::caught,
     core::{Flight, Items, Job, Landing},
     handler::{Batch, Cause, Failed, Handler, Key, Sink},
-    home::Slot,
+    home::{Parcel, Slot},
     shared::Shared,
     telemetry::{self, Told},
 };
@@ -50,19 +49,11 @@ where
 /// core hears of it and the items are kept.
 struct Charge<K: Key, T: Send + 'static> {
     shared: Arc<Shared<K, T>>,
-    /// Where batches come back to.
-    slot: Arc<Slot<K, T>>,
     /// None once landed.
     flight: Option<Flight>,
-    whereabouts: Whereabouts<K, T>,
-}
-
-enum Whereabouts<K, T> {
-    Here(K, Items<T>),
-    /// With the handler, or in the slot again.
-    Away,
-    /// Moved on.
-    Gone,
+    /// None while it is with the handler, or in the slot.
+    parcel: Option<Parcel<K, T>>,
+    slot: Arc<Slot<K, T>>,
 }
 
 /// How an attempt ended.
@@ -86,11 +77,12 @@ impl<E> Ending<E> {
 
 impl<K: Key, T: Send + 'static> Charge<K, T> {
     fn new(shared: &Arc<Shared<K, T>>, job: Job<K, T>) -> Self {
+        let mut parcel = Parcel::new(None, Items::None);
         Self {
             shared: Arc::clone(shared),
+            flight: Some(parcel.load(job)),
+            parcel: Some(parcel),
             slot: Slot::new(shared.strand()),
-            flight: Some(job.flight),
-            whereabouts: Whereabouts::Here(job.key, job.items),
         }
     }
 
@@ -104,20 +96,21 @@ impl<K: Key, T: Send + 'static> Charge<K, T> {
         consume_budget().await;
         let ending = self.attempt(&crew.handler).await;
         // The batch may be elsewhere still, if the handler gave it away.
-        if matches!(self.whereabouts, Whereabouts::Away) {
-            let (key, items) = poll_fn(|cx| self.slot.poll_take(cx)).await;
-            self.whereabouts = Whereabouts::Here(key, items);
-        }
-        self.settle(ending, &crew.sink)
+        let parcel = match self.parcel.take() {
+            Some(parcel) => parcel,
+            None => poll_fn(|cx| self.slot.poll_take(cx)).await,
+        };
+        self.settle(parcel, ending, &crew.sink)
     }
 
     async fn attempt<H: Handler<K, T>>(&mut self, handler: &H) -> Ending<H::Error> {
         if self.shared.is_interrupted() {
             return Ending::Interrupted;
         }
-        let Some(batch) = self.hand_out() else {
+        let Some(parcel) = self.parcel.take() else {
             return Ending::Interrupted;
         };
+        let batch = Batch::from(parcel.return_to(&self.slot));
         let timer = telemetry::Stopwatch::start();
         let mut interrupt = pin!(None);
         let limit = self.shared.config.handler_timeout;
@@ -170,27 +163,14 @@ impl<K: Key, T: Send + 'static> Charge<K, T> {
         }
     }
 
-    fn hand_out(&mut self) -> Option<Batch<K, T>> {
-        let flight = self.flight.as_ref()?;
-        match replace(&mut self.whereabouts, Whereabouts::Away) {
-            Whereabouts::Here(key, items) => {
-                let why = (flight.reason, flight.attempt);
-                let home = self.slot.home(flight.attempt);
-                Some(Batch::at_home((key, items), why, home))
-            }
-            Whereabouts::Away | Whereabouts::Gone => None,
-        }
-    }
-
-    fn settle<S, E>(&mut self, ending: Ending<E>, sink: &S) -> bool
+    fn settle<S, E>(&mut self, mut parcel: Parcel<K, T>, ending: Ending<E>, sink: &S) -> bool
     where
         S: Sink<K, T, E>,
     {
-        let whereabouts = replace(&mut self.whereabouts, Whereabouts::Gone);
-        let (Some(flight), Whereabouts::Here(key, items)) = (self.flight.take(), whereabouts)
-        else {
-            unreachable!("bug: an attempt has ended, and there is no batch");
+        let Some(flight) = self.flight.take() else {
+            return false;
         };
+        let (mut key, items) = (parcel.key.take(), parcel.items.take());
         let shared = &self.shared;
         let attempt = flight.attempt;
         let is_last = attempt >= shared.config.retry.attempts;
@@ -204,7 +184,6 @@ impl<K: Key, T: Send + 'static> Charge<K, T> {
             shared.panics.fetch_add(1, Ordering::Relaxed);
         }
         let mut landing = Landing::Done;
-        let mut key = Some(key);
         match ending {
             Ending::Handled => discard((key.take(), items)),
             Ending::Failed(cause) if items.is_empty() => discard(cause),
@@ -228,15 +207,18 @@ impl<K: Key, T: Send + 'static> Charge<K, T> {
                 landing = Landing::Interrupted { items, bytes };
             }
         }
-        let (next, homeless) = shared.land(flight, landing);
-        if !homeless.is_empty() {
-            give_up(sink, key, homeless, Cause::Abandoned, attempt);
+        let landed = shared.land(flight, landing);
+        discard(landed.key);
+        if !landed.homeless.is_empty() {
+            give_up(sink, key, landed.homeless, Cause::Abandoned, attempt);
         } else {
             discard(key);
         }
-        let Some(job) = next else { return false };
-        self.flight = Some(job.flight);
-        self.whereabouts = Whereabouts::Here(job.key, job.items);
+        let Some(job) = landed.next else {
+            return false;
+        };
+        self.flight = Some(parcel.load(job));
+        self.parcel = Some(parcel);
         true
     }
 }
@@ -274,22 +256,20 @@ impl<K: Key, T: Send + 'static> Drop for Charge<K, T> {
         };
         self.shared.lose_home();
         let attempt = flight.attempt;
-        let back = match replace(&mut self.whereabouts, Whereabouts::Gone) {
-            Whereabouts::Here(key, items) => Some((key, items)),
-            Whereabouts::Away => self.slot.leave(),
-            Whereabouts::Gone => None,
-        };
-        let Some((key, items)) = back else {
+        let Some(mut parcel) = self.parcel.take().or_else(|| self.slot.leave()) else {
             // Somebody else has the batch. When they drop it, it goes to the sink.
             let items = flight.items;
             drop(self.shared.land(flight, Landing::GivenUp { items }));
             return;
         };
+        let Some(key) = parcel.key.take() else { return };
+        let items = parcel.items.take();
         let bytes = self.shared.weigh(&key, items.as_slice(), &flight);
         let landing = Landing::Interrupted { items, bytes };
-        let (_, homeless) = self.shared.land(flight, landing);
-        if !homeless.is_empty() {
-            (self.shared.strand())(key, homeless.into_vec(), attempt);
+        let landed = self.shared.land(flight, landing);
+        discard(landed.key);
+        if !landed.homeless.is_empty() {
+            (self.shared.strand())(key, landed.homeless.into_vec(), attempt);
         }
     }
 }

@@ -1,7 +1,5 @@
 //! What is said to the core and by it.
 
-use smallvec::SmallVec;
-
 use super::{Items, Place};
 
 /// Rings for whoever waits.
@@ -98,17 +96,18 @@ pub(crate) struct Counts {
 /// What is to be done after a command, in this order.
 #[derive(Debug)]
 pub(crate) struct Effects<K, T, W> {
-    /// Batches to be handled, each in a task of its own. Most commands start one at most, and end one
-    /// lane at most: neither is worth an allocation.
-    pub(crate) jobs: SmallVec<[Job<K, T>; 1]>,
+    /// Batches to be handled, each in a task of its own.
+    pub(crate) jobs: Vec<Job<K, T>>,
     /// Who waits for something that is decided.
     pub(crate) rung: Vec<W>,
     /// To be dropped.
-    pub(crate) keys: SmallVec<[K; 1]>,
+    pub(crate) keys: Vec<K>,
     /// Something is due before the timer would look.
     pub(crate) rearm: bool,
     /// Nothing is held any more.
     pub(crate) is_idle: bool,
+    /// Whether the last batch that was started because of its linger was late; none if none was.
+    pub(crate) is_late: Option<bool>,
 }
 
 /// A batch to be handled.
@@ -152,11 +151,12 @@ pub(crate) enum Queued<K, T> {
 impl<K, T, W> Default for Effects<K, T, W> {
     fn default() -> Self {
         Self {
-            jobs: SmallVec::new(),
+            jobs: Vec::new(),
             rung: Vec::new(),
-            keys: SmallVec::new(),
+            keys: Vec::new(),
             rearm: false,
             is_idle: false,
+            is_late: None,
         }
     }
 }
