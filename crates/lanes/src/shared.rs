@@ -19,7 +19,9 @@ use tokio::{
 use crate::{
     caught::caught,
     config::Config,
-    core::{Core, Effects, Flight, Job, Landed, Landing, Limits, Moment, NEVER, Place, Pushed, Queued},
+    core::{
+        Core, Effects, Flight, Job, Landed, Landing, Limits, Moment, NEVER, Place, Pushed, Queued,
+    },
     handler::Key,
     home::Strand,
     lateness::Lateness,
@@ -187,11 +189,7 @@ impl<K: Key, T: Send + 'static> Shared<K, T> {
     }
 
     /// Ends a flight, and carries out what comes of it for others.
-    pub(crate) fn land(
-        self: &Arc<Self>,
-        flight: Flight,
-        landing: Landing<T>,
-    ) -> Landed<K, T> {
+    pub(crate) fn land(self: &Arc<Self>, flight: Flight, landing: Landing<T>) -> Landed<K, T> {
         let mut fx = Effects::default();
         let landed = self.lock().land(|| self.now(), flight, landing, &mut fx);
         self.carry_out(fx);
@@ -218,7 +216,9 @@ impl<K: Key, T: Send + 'static> Shared<K, T> {
     ) -> R {
         let mut fx = Effects::default();
         let result = command(&mut self.lock(), &mut fx);
-        self.carry_out(fx);
+        if !fx.is_nothing() {
+            self.carry_out(fx);
+        }
         result
     }
 
@@ -307,8 +307,8 @@ impl<K: Key, T: Send + 'static> Shared<K, T> {
         if fx.rearm || (fx.is_idle && cfg!(feature = "metrics")) {
             self.alarm.notify_one();
         }
-        if let Some(is_late) = fx.is_late {
-            self.lateness.tell(is_late);
+        if let Some(number) = fx.lateness {
+            self.lateness.tell(number);
         }
         for job in fx.jobs {
             (self.start)(self, job);

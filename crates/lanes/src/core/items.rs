@@ -11,6 +11,7 @@ const SMALL: usize = 128;
 pub(crate) enum Items<T> {
     None,
     One(T),
+    Two([T; 2]),
     Many(Vec<T>),
 }
 
@@ -27,6 +28,7 @@ impl<T> Items<T> {
         match self {
             Self::None => &[],
             Self::One(item) => slice::from_ref(item),
+            Self::Two(items) => items,
             Self::Many(items) => items,
         }
     }
@@ -35,6 +37,7 @@ impl<T> Items<T> {
         match self {
             Self::None => &mut [],
             Self::One(item) => slice::from_mut(item),
+            Self::Two(items) => items,
             Self::Many(items) => items,
         }
     }
@@ -46,7 +49,7 @@ impl<T> Items<T> {
         }
         match self {
             Self::Many(items) => items,
-            Self::None | Self::One(_) => unreachable!("bug: it has just become one"),
+            Self::None | Self::One(_) | Self::Two(_) => unreachable!("bug: it has just become one"),
         }
     }
 
@@ -54,6 +57,7 @@ impl<T> Items<T> {
         match self {
             Self::None => Vec::new(),
             Self::One(item) => vec![item],
+            Self::Two(items) => items.into(),
             Self::Many(items) => items,
         }
     }
@@ -72,15 +76,20 @@ impl<T> Items<T> {
                 }
                 items.push(item);
             }
-            Self::None => *self = Self::One(item),
-            Self::One(_) => {
-                let is_small = most * size_of::<T>() <= SMALL;
-                let mut items = Vec::with_capacity(if is_small { most } else { most.min(4) });
-                if let Self::One(first) = self.take() {
-                    items.push(first);
+            _ => {
+                *self = match self.take() {
+                    Self::None => Self::One(item),
+                    Self::One(first) => Self::Two([first, item]),
+                    Self::Two(both) => {
+                        let is_small = most * size_of::<T>() <= SMALL;
+                        let mut items =
+                            Vec::with_capacity(if is_small { most } else { most.min(4) });
+                        items.extend(both);
+                        items.push(item);
+                        Self::Many(items)
+                    }
+                    Self::Many(items) => Self::Many(items),
                 }
-                items.push(item);
-                *self = Self::Many(items);
             }
         }
     }

@@ -7,6 +7,9 @@ use super::{Bell, Core, Effects, Flight, Job, Moment, NEVER, Reason, Stage};
 /// Batches whose linger has been over for longer are late.
 const LATE: Moment = 250_000;
 
+/// So many of them have the same number: whoever reads it should not find it changed each time.
+const PER_NUMBER: u64 = 16;
+
 impl<K: Eq + Clone, T, W: Bell> Core<K, T, W> {
     /// The open batch is to be flushed, if there is one and that is not known yet.
     pub(super) fn make_due(&mut self, number: u32, reason: Reason) {
@@ -104,7 +107,9 @@ impl<K: Eq + Clone, T, W: Bell> Core<K, T, W> {
         lane.stage = Stage::Flying;
         if is_open && load.reason == Reason::Linger {
             let due = lane.since.saturating_add(self.limits.linger);
-            fx.is_late = Some(self.now > due.saturating_add(LATE));
+            let is_late = self.now > due.saturating_add(LATE);
+            let number = self.counts.flushed[Reason::Linger as usize] / PER_NUMBER;
+            fx.lateness = Some(if is_late { (number as u32).max(1) } else { 0 });
         }
         self.counts.in_flight += 1;
         if load.attempts == 0 {

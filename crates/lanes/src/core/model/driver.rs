@@ -4,8 +4,8 @@ use std::{cell::Cell, hash::Hash};
 
 use super::{
     super::{
-        Bell, Core, Counts, Effects, Flight, Items, Landing, Limits, Moment, NEVER, Place, Pushed, Queued,
-        Reason, WhenFull,
+        Bell, Core, Counts, Effects, Flight, Items, Landing, Limits, Moment, NEVER, Place, Pushed,
+        Queued, Reason, WhenFull,
     },
     Model, Started,
 };
