@@ -148,36 +148,32 @@ impl<K, T> DerefMut for Parcel<K, T> {
 #[cfg(test)]
 mod tests {
     use std::{
-        sync::atomic::{AtomicUsize, Ordering},
+        sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+        task::Wake,
         thread,
+        time::{Duration, Instant},
     };
 
     use super::*;
 
-    /// The runtime ends, and drops the worker in one thread and whoever has the batch in another.
-    #[test]
-    fn a_batch_that_is_dropped_together_with_its_worker_is_not_lost() {
-        const ROUNDS: usize = 40_000;
-        let stranded = Arc::new(AtomicUsize::new(0));
-        let sink = Arc::clone(&stranded);
-        let strand: Arc<Strand<usize, usize>> = Arc::new(move |_, items: Vec<usize>, _| {
-            sink.fetch_add(items.len(), Ordering::Relaxed);
-        });
-        let slots: Vec<_> = (0..ROUNDS).map(|_| Slot::new(&strand)).collect();
-        let parcels = slots.iter().enumerate().map(|(round, slot)| {
-            let parcel = Parcel::new(Some(round), Items::One(round));
-            parcel.return_to(slot)
-        });
-        let parcels: Vec<_> = parcels.collect();
-        let reached = [AtomicUsize::new(0), AtomicUsize::new(0)];
-        // Both begin each round together; one of them a little later, each time a little more.
-        let meet = |me: usize, round: usize, late: usize| {
-            reached[me].store(round + 1, Ordering::Release);
+    const ROUNDS: usize = 40_000;
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    /// Two threads that begin each round together; one of them a little later, each time a little
+    /// more.
+    #[derive(Default)]
+    struct Meeting([AtomicUsize; 2]);
+
+    impl Meeting {
+        fn meet(&self, me: usize, round: usize, late: usize) {
+            self.0[me].store(round + 1, Ordering::Release);
+            let since = Instant::now();
             for looks in 1_usize.. {
-                if reached[1 - me].load(Ordering::Acquire) > round {
+                if self.0[1 - me].load(Ordering::Acquire) > round {
                     break;
                 }
                 if looks.is_multiple_of(1000) {
+                    assert!(since.elapsed() < PATIENCE, "the other does not come");
                     thread::yield_now();
                 }
                 std::hint::spin_loop();
@@ -185,21 +181,97 @@ mod tests {
             for _ in 0..late {
                 std::hint::spin_loop();
             }
-        };
+        }
+    }
+
+    #[derive(Default)]
+    struct Bell(AtomicBool);
+
+    impl Wake for Bell {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Release);
+        }
+    }
+
+    impl Bell {
+        fn wait(&self) {
+            let since = Instant::now();
+            while !self.0.swap(false, Ordering::Acquire) {
+                assert!(since.elapsed() < PATIENCE, "nobody rings");
+                thread::yield_now();
+            }
+        }
+    }
+
+    fn parcel_to(slot: &Arc<Slot<usize, usize>>, number: usize) -> Parcel<usize, usize> {
+        Parcel::new(Some(number), Items::One(number)).return_to(slot)
+    }
+
+    /// The runtime ends, and drops the worker in one thread and whoever has the batch in another.
+    #[test]
+    fn a_batch_that_is_dropped_together_with_its_worker_is_not_lost() {
+        let stranded = Arc::new(AtomicUsize::new(0));
+        let sink = Arc::clone(&stranded);
+        let strand: Arc<Strand<usize, usize>> = Arc::new(move |_, items: Vec<usize>, _| {
+            sink.fetch_add(items.len(), Ordering::Relaxed);
+        });
+        let slots: Vec<_> = (0..ROUNDS).map(|_| Slot::new(&strand)).collect();
+        let parcels = slots.iter().zip(0..);
+        let parcels: Vec<_> = parcels.map(|(slot, n)| parcel_to(slot, n)).collect();
+        let meeting = Meeting::default();
         let reclaimed = thread::scope(|scope| {
             scope.spawn(|| {
                 for (round, parcel) in parcels.into_iter().enumerate() {
-                    meet(0, round, round % 64);
+                    meeting.meet(0, round, round % 64);
                     parcel.give_back();
                 }
             });
             let mut reclaimed = 0;
             for (round, slot) in slots.iter().enumerate() {
-                meet(1, round, 16);
+                meeting.meet(1, round, 16);
                 reclaimed += slot.leave().map_or(0, |parcel| parcel.items.len());
             }
             reclaimed
         });
         assert_eq!(reclaimed + stranded.load(Ordering::Relaxed), ROUNDS);
+    }
+
+    /// The handler has given the batch to another thread, which drops it just as the worker begins
+    /// to wait for it. One slot and one parcel go through all rounds, as they do in a worker.
+    #[test]
+    fn a_worker_that_begins_to_wait_as_its_batch_comes_back_has_it() {
+        let strand: Arc<Strand<usize, usize>> = Arc::new(|_, _, _| panic!("the worker is there"));
+        let slot = Slot::new(&strand);
+        let away = std::sync::Mutex::new(None);
+        let meeting = Meeting::default();
+        let bell = Arc::new(Bell::default());
+        let waker = Waker::from(Arc::clone(&bell));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for round in 0..ROUNDS {
+                    meeting.meet(0, round, round % 64);
+                    let parcel: Option<Parcel<usize, usize>> = away.lock().unwrap().take();
+                    parcel.expect("it is out").give_back();
+                }
+            });
+            let mut parcel = Parcel::new(Some(0), Items::None);
+            for round in 0..ROUNDS {
+                parcel.items = Items::One(round);
+                *away.lock().unwrap() = Some(parcel.return_to(&slot));
+                meeting.meet(1, round, 16);
+                let take = || slot.poll_take(&mut Context::from_waker(&waker));
+                parcel = match take() {
+                    Poll::Ready(parcel) => parcel,
+                    Poll::Pending => {
+                        bell.wait();
+                        let Poll::Ready(parcel) = take() else {
+                            panic!("rung, and it is not there");
+                        };
+                        parcel
+                    }
+                };
+                assert_eq!(parcel.items.as_slice(), [round]);
+            }
+        });
     }
 }

@@ -23,11 +23,15 @@ use crate::{
 
 /// Waits until an item is accepted. Made by [`Lanes::push`](crate::Lanes::push).
 ///
+/// It may be pending once or twice although there is room: while batches are handled late, and when
+/// the task has used up its budget, it lets others have a turn first.
+///
 /// # Cancel safety
 ///
-/// Dropped before it has completed, it takes the item with it, unless there was room at that very
-/// moment: then the item is in its lane. Who wants to know calls [`cancel`](Push::cancel) instead.
-/// Either way nobody else loses a place in line.
+/// Dropped before it has completed, it takes the item with it, unless it was waiting for room and
+/// there was some at that very moment: then the item is in its lane. Who wants to know calls
+/// [`cancel`](Push::cancel) instead. A push that only lets others have a turn has not given its item
+/// away yet. Either way nobody else loses a place in line.
 #[must_use = "a push does nothing unless polled"]
 pub struct Push<'a, K: Key, T: Send + 'static> {
     shared: &'a Arc<Shared<K, T>>,

@@ -2,11 +2,12 @@
 
 use std::{mem::replace, slice};
 
-/// Batches up to so many bytes get their full capacity with the second item: to grow costs more than
+/// Batches up to so many bytes get their full capacity with the third item: to grow costs more than
 /// the room.
 const SMALL: usize = 128;
 
-/// The items of a batch; the first costs no allocation.
+/// The items of a batch. Two cost no allocation, and are where the lane is: under input over many keys
+/// most batches have no more when their linger ends.
 #[derive(Debug)]
 pub(crate) enum Items<T> {
     None,
@@ -69,35 +70,60 @@ impl<T> Items<T> {
 
     /// There will be `most` at most.
     pub(super) fn push(&mut self, item: T, most: usize) {
-        match self {
-            Self::Many(items) => {
-                if items.len() == items.capacity() {
-                    items.reserve_exact(items.len().min(most - items.len()));
-                }
-                items.push(item);
+        if let Self::Many(items) = self {
+            if items.len() == items.capacity() {
+                items.reserve_exact(items.len().min(most - items.len()));
             }
-            _ => {
-                *self = match self.take() {
-                    Self::None => Self::One(item),
-                    Self::One(first) => Self::Two([first, item]),
-                    Self::Two(both) => {
-                        let is_small = most * size_of::<T>() <= SMALL;
-                        let mut items =
-                            Vec::with_capacity(if is_small { most } else { most.min(4) });
-                        items.extend(both);
-                        items.push(item);
-                        Self::Many(items)
-                    }
-                    Self::Many(items) => Self::Many(items),
-                }
-            }
+            items.push(item);
+            return;
         }
+        *self = match self.take() {
+            Self::None => Self::One(item),
+            Self::One(first) => Self::Two([first, item]),
+            Self::Two(both) => {
+                let is_small = most * size_of::<T>() <= SMALL;
+                let mut items = Vec::with_capacity(if is_small { most } else { most.min(4) });
+                items.extend(both);
+                items.push(item);
+                Self::Many(items)
+            }
+            Self::Many(_) => unreachable!("bug: it has been dealt with"),
+        };
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn with(count: usize) -> Items<usize> {
+        let mut items = Items::None;
+        for item in 0..count {
+            items.push(item, 10);
+        }
+        items
+    }
+
+    #[test]
+    fn items_are_the_same_wherever_they_are_kept() {
+        for count in 0..6 {
+            let all: Vec<usize> = (0..count).collect();
+            let mut items = with(count);
+            assert_eq!((items.as_slice(), items.len()), (&all[..], count));
+            assert_eq!(items.as_mut_slice(), all);
+            assert_eq!(*items.as_vec(), all);
+            assert_eq!(items.take().into_vec(), all);
+            assert!(items.is_empty(), "they are taken");
+            assert_eq!(with(count).into_vec(), all);
+            items = with(count);
+            items.as_vec().extend([7]);
+            assert_eq!(
+                items.len(),
+                count + 1,
+                "what is changed there is changed here"
+            );
+        }
+    }
 
     #[test]
     fn a_batch_never_has_room_for_more_than_it_may_hold() {
