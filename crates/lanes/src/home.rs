@@ -156,7 +156,7 @@ mod tests {
 
     use super::*;
 
-    const ROUNDS: usize = 40_000;
+    const ROUNDS: usize = 20_000;
     const PATIENCE: Duration = Duration::from_secs(10);
 
     /// Two threads that begin each round together; one of them a little later, each time a little

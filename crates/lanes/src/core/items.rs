@@ -2,9 +2,10 @@
 
 use std::{mem::replace, slice};
 
-/// Batches up to so many bytes get their full capacity with the third item: to grow costs more than
-/// the room.
-const SMALL: usize = 128;
+/// Batches up to so many bytes get their full capacity with the third item. Larger ones begin with four
+/// items: over many keys most are flushed before they have more, and to fetch and free what they do not
+/// need is dearer than to grow.
+const SMALL: usize = 32;
 
 /// The items of a batch. Two cost no allocation, and are where the lane is: under input over many keys
 /// most batches have no more when their linger ends.
