@@ -9,7 +9,10 @@ use std::{
     vec::Drain,
 };
 
-use crate::{core::Reason, home::Home};
+use crate::{
+    core::{Items, Reason},
+    home::Parcel,
+};
 
 /// What a key must be. `Eq` and `Clone` of it run under the lock of the lanes, so they should be
 /// cheap (numbers, `Arc<str>`, short strings), and they must not panic.
@@ -87,54 +90,31 @@ where
 ///
 /// Dropping it gives back what is in it: to be handled again, unless the handler succeeds.
 pub struct Batch<K, T> {
-    key: Option<K>,
-    items: Vec<T>,
-    reason: Reason,
-    attempt: u32,
-    home: Option<Home<K, T>>,
+    /// There until the drop.
+    parcel: Option<Parcel<K, T>>,
 }
 
 impl<K, T> Batch<K, T> {
     /// A batch of your own, to test a handler with. It is the first attempt, flushed for
     /// [`Reason::Items`].
     pub fn new(key: K, items: Vec<T>) -> Self {
-        Self {
-            key: Some(key),
-            items,
-            reason: Reason::Items,
-            attempt: 1,
-            home: None,
-        }
-    }
-
-    pub(crate) fn at_home(
-        (key, items): (K, Vec<T>),
-        (reason, attempt): (Reason, u32),
-        home: Home<K, T>,
-    ) -> Self {
-        Self {
-            key: Some(key),
-            items,
-            reason,
-            attempt,
-            home: Some(home),
-        }
+        Parcel::new(Some(key), Items::Many(items)).into()
     }
 
     /// The key.
     #[expect(clippy::missing_panics_doc, reason = "it is there until the drop")]
     pub fn key(&self) -> &K {
-        self.key.as_ref().expect("bug: a batch has a key")
+        self.parcel().key.as_ref().expect("bug: a batch has a key")
     }
 
     /// Why it was flushed.
     pub fn reason(&self) -> Reason {
-        self.reason
+        self.parcel().reason
     }
 
     /// This is the n-th attempt, from 1.
     pub fn attempt(&self) -> u32 {
-        self.attempt
+        self.parcel().attempt
     }
 
     /// Takes items out. They are yours: if the handler fails later, they do not come back.
@@ -143,12 +123,28 @@ impl<K, T> Batch<K, T> {
     ///
     /// Like [`Vec::drain`].
     pub fn drain(&mut self, range: impl RangeBounds<usize>) -> Drain<'_, T> {
-        self.items.drain(range)
+        self.parcel_mut().items.as_vec().drain(range)
     }
 
     /// Takes all items out. They are yours: if the handler fails later, they do not come back.
     pub fn take(&mut self) -> Vec<T> {
-        std::mem::take(&mut self.items)
+        self.parcel_mut().items.take().into_vec()
+    }
+
+    fn parcel(&self) -> &Parcel<K, T> {
+        self.parcel.as_ref().expect("bug: there until the drop")
+    }
+
+    fn parcel_mut(&mut self) -> &mut Parcel<K, T> {
+        self.parcel.as_mut().expect("bug: there until the drop")
+    }
+}
+
+impl<K, T> From<Parcel<K, T>> for Batch<K, T> {
+    fn from(parcel: Parcel<K, T>) -> Self {
+        Self {
+            parcel: Some(parcel),
+        }
     }
 }
 
@@ -156,20 +152,20 @@ impl<K, T> Deref for Batch<K, T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
-        &self.items
+        self.parcel().items.as_slice()
     }
 }
 
 impl<K, T> DerefMut for Batch<K, T> {
     fn deref_mut(&mut self) -> &mut [T] {
-        &mut self.items
+        self.parcel_mut().items.as_mut_slice()
     }
 }
 
 impl<K, T> Drop for Batch<K, T> {
     fn drop(&mut self) {
-        if let Some((home, key)) = self.home.take().zip(self.key.take()) {
-            home.give_back(key, std::mem::take(&mut self.items));
+        if let Some(parcel) = self.parcel.take() {
+            parcel.give_back();
         }
     }
 }
@@ -178,9 +174,9 @@ impl<K: fmt::Debug, T> fmt::Debug for Batch<K, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Batch")
             .field("key", self.key())
-            .field("items", &self.items.len())
-            .field("reason", &self.reason)
-            .field("attempt", &self.attempt)
+            .field("items", &self.len())
+            .field("reason", &self.reason())
+            .field("attempt", &self.attempt())
             .finish()
     }
 }

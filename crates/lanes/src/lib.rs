@@ -104,6 +104,7 @@ mod handler;
 
 mod caught;
 mod home;
+mod lateness;
 
 mod core;
 

@@ -3,27 +3,35 @@
 use std::{
     fmt,
     future::Future,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
 };
 
-use tokio::{sync::oneshot, task::coop::poll_proceed};
+use tokio::{
+    sync::oneshot,
+    task::{coop::poll_proceed, yield_now},
+};
 
 use crate::{
     core::{Place, WhenFull},
     error::PushError,
     handler::Key,
+    lateness::Courtesy,
     shared::{Newcomer, Refusal, Shared},
 };
 
 /// Waits until an item is accepted. Made by [`Lanes::push`](crate::Lanes::push).
 ///
+/// It may be pending once or twice although there is room: while batches are handled late, and when
+/// the task has used up its budget, it lets others have a turn first.
+///
 /// # Cancel safety
 ///
-/// Dropped before it has completed, it takes the item with it, unless there was room at that very
-/// moment: then the item is in its lane. Who wants to know calls [`cancel`](Push::cancel) instead.
-/// Either way nobody else loses a place in line.
+/// Dropped before it has completed, it takes the item with it, unless it was waiting for room and
+/// there was some at that very moment: then the item is in its lane. Who wants to know calls
+/// [`cancel`](Push::cancel) instead. A push that only lets others have a turn has not given its item
+/// away yet. Either way nobody else loses a place in line.
 #[must_use = "a push does nothing unless polled"]
 pub struct Push<'a, K: Key, T: Send + 'static> {
     shared: &'a Arc<Shared<K, T>>,
@@ -31,7 +39,8 @@ pub struct Push<'a, K: Key, T: Send + 'static> {
 }
 
 enum State<K, T> {
-    New(Newcomer<K, T>),
+    /// Nobody else knows of the item.
+    New(Newcomer<K, T>, Courtesy),
     Waiting(Place, oneshot::Receiver<()>),
     Done,
 }
@@ -43,14 +52,14 @@ impl<'a, K: Key, T: Send + 'static> Push<'a, K, T> {
     pub(crate) fn new(shared: &'a Arc<Shared<K, T>>, key: K, item: T) -> Self {
         Self {
             shared,
-            state: State::New(shared.newcomer(key, item)),
+            state: State::New(shared.newcomer(key, item), Courtesy::default()),
         }
     }
 
     /// Gives up, and gives the item back; none if it has been accepted.
     pub fn cancel(mut self) -> Option<T> {
         match std::mem::replace(&mut self.state, State::Done) {
-            State::New(newcomer) => Some(newcomer.item),
+            State::New(newcomer, _) => Some(newcomer.item),
             State::Waiting(place, _) => self.shared.cancel(place),
             State::Done => None,
         }
@@ -85,12 +94,18 @@ impl<K: Key, T: Send + 'static> Future for Push<'_, K, T> {
             !matches!(self.state, State::Done),
             "polled after completion"
         );
-        if matches!(self.state, State::New(_)) {
+        let shared = self.shared;
+        if let State::New(_, courtesy) = &mut self.state {
             // There may be room for ever. Without this, a loop of pushes would keep its thread from
             // the workers.
             let progress = ready!(poll_proceed(cx));
+            if courtesy.gives_way(&shared.lateness) {
+                // Polled once, it has the task woken after all others.
+                let _ = pin!(yield_now()).poll(cx);
+                return Poll::Pending;
+            }
             progress.made_progress();
-            if let State::New(newcomer) = std::mem::replace(&mut self.state, State::Done) {
+            if let State::New(newcomer, _) = std::mem::replace(&mut self.state, State::Done) {
                 self.start(newcomer)?;
             }
         }

@@ -19,9 +19,12 @@ use tokio::{
 use crate::{
     caught::caught,
     config::Config,
-    core::{Core, Effects, Flight, Job, Landing, Limits, Moment, NEVER, Place, Pushed, Queued},
+    core::{
+        Core, Effects, Flight, Job, Landed, Landing, Limits, Moment, NEVER, Place, Pushed, Queued,
+    },
     handler::Key,
     home::Strand,
+    lateness::Lateness,
 };
 
 /// Looks at a lock that is held, before a thread sleeps.
@@ -62,6 +65,7 @@ pub(crate) struct Shared<K: Key, T: Send + 'static> {
     start: Box<Start<K, T>>,
     strand: Arc<Strand<K, T>>,
     publish: fn(&Self),
+    pub(crate) lateness: Lateness,
 }
 
 /// What [`Shared`] is made of.
@@ -110,6 +114,7 @@ impl<K: Key, T: Send + 'static> Shared<K, T> {
             start: parts.start,
             strand: parts.strand,
             publish: parts.publish,
+            lateness: Lateness::default(),
         }
     }
 
@@ -183,18 +188,12 @@ impl<K: Key, T: Send + 'static> Shared<K, T> {
         self.command(Core::reject);
     }
 
-    /// Ends a flight. Gives what may be handled next, and items that have no place to go back to.
-    pub(crate) fn land(
-        self: &Arc<Self>,
-        flight: Flight,
-        landing: Landing<T>,
-    ) -> (Option<Job<K, T>>, Vec<T>) {
+    /// Ends a flight, and carries out what comes of it for others.
+    pub(crate) fn land(self: &Arc<Self>, flight: Flight, landing: Landing<T>) -> Landed<K, T> {
         let mut fx = Effects::default();
-        let homeless = self.lock().land(|| self.now(), flight, landing, &mut fx);
-        // The worker that is free takes the first itself.
-        let next = (!fx.jobs.is_empty()).then(|| fx.jobs.remove(0));
+        let landed = self.lock().land(|| self.now(), flight, landing, &mut fx);
         self.carry_out(fx);
-        (next, homeless)
+        landed
     }
 
     /// Flushes a key; rings when that is over.
@@ -217,7 +216,9 @@ impl<K: Key, T: Send + 'static> Shared<K, T> {
     ) -> R {
         let mut fx = Effects::default();
         let result = command(&mut self.lock(), &mut fx);
-        self.carry_out(fx);
+        if !fx.is_nothing() {
+            self.carry_out(fx);
+        }
         result
     }
 
@@ -237,11 +238,15 @@ impl<K: Key, T: Send + 'static> Shared<K, T> {
         self.interrupt.notify_waiters();
     }
 
+    pub(crate) fn is_interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::SeqCst)
+    }
+
     /// Completes at an interrupt that comes after this call; `None` if there has been one.
     pub(crate) fn next_interrupt(&self) -> Option<Notified<'_>> {
         // First the ear, then the look: whatever comes in between is heard.
         let next = self.interrupt.notified();
-        (!self.interrupted.load(Ordering::SeqCst)).then_some(next)
+        (!self.is_interrupted()).then_some(next)
     }
 
     /// Brings metrics up to date.
@@ -301,6 +306,9 @@ impl<K: Key, T: Send + 'static> Shared<K, T> {
         // Nothing will be due for long, so the timer would not look, and not tell that all is over.
         if fx.rearm || (fx.is_idle && cfg!(feature = "metrics")) {
             self.alarm.notify_one();
+        }
+        if let Some(number) = fx.lateness {
+            self.lateness.tell(number);
         }
         for job in fx.jobs {
             (self.start)(self, job);

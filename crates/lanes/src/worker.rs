@@ -10,16 +10,15 @@ use std::{
 };
 
 use tokio::{
-    sync::oneshot,
     task::coop::{consume_budget, unconstrained},
     time::sleep,
 };
 
 use crate::{
     caught::caught,
-    core::{Flight, Job, Landing},
+    core::{Flight, Items, Job, Landing},
     handler::{Batch, Cause, Failed, Handler, Key, Sink},
-    home::{Home, reclaim},
+    home::{Parcel, Slot},
     shared::Shared,
     telemetry::{self, Told},
 };
@@ -39,31 +38,22 @@ where
     S: Sink<K, T, H::Error>,
 {
     // Made before the task is spawned: a runtime that never polls it drops the guard.
-    let first = Charge::new(shared, job);
+    let mut charge = Charge::new(shared, job);
     let crew = Arc::clone(crew);
-    shared.runtime.spawn(async move {
-        let mut next = Some(first);
-        while let Some(charge) = next {
-            next = charge.see_to(&crew).await;
-        }
-    });
+    shared
+        .runtime
+        .spawn(async move { while charge.see_to(&crew).await {} });
 }
 
-/// A batch in flight, for which the worker answers: however its task ends, the core hears of it and
-/// the items are kept.
+/// The batch in flight for which the worker answers, one after the other: however its task ends, the
+/// core hears of it and the items are kept.
 struct Charge<K: Key, T: Send + 'static> {
     shared: Arc<Shared<K, T>>,
     /// None once landed.
     flight: Option<Flight>,
-    whereabouts: Whereabouts<K, T>,
-}
-
-enum Whereabouts<K, T> {
-    Here(K, Vec<T>),
-    /// With the handler.
-    Away(oneshot::Receiver<(K, Vec<T>)>),
-    /// Moved on.
-    Gone,
+    /// None while it is with the handler, or in the slot.
+    parcel: Option<Parcel<K, T>>,
+    slot: Arc<Slot<K, T>>,
 }
 
 /// How an attempt ended.
@@ -87,15 +77,17 @@ impl<E> Ending<E> {
 
 impl<K: Key, T: Send + 'static> Charge<K, T> {
     fn new(shared: &Arc<Shared<K, T>>, job: Job<K, T>) -> Self {
+        let mut parcel = Parcel::new(None, Items::None);
         Self {
             shared: Arc::clone(shared),
-            flight: Some(job.flight),
-            whereabouts: Whereabouts::Here(job.key, job.items.into_vec()),
+            flight: Some(parcel.load(job)),
+            parcel: Some(parcel),
+            slot: Slot::new(shared.strand()),
         }
     }
 
-    /// Handles it, and gives what is next.
-    async fn see_to<H, S>(mut self, crew: &Crew<H, S>) -> Option<Self>
+    /// Handles it, and takes the next over; false if there is none.
+    async fn see_to<H, S>(&mut self, crew: &Crew<H, S>) -> bool
     where
         H: Handler<K, T>,
         S: Sink<K, T, H::Error>,
@@ -104,23 +96,23 @@ impl<K: Key, T: Send + 'static> Charge<K, T> {
         consume_budget().await;
         let ending = self.attempt(&crew.handler).await;
         // The batch may be elsewhere still, if the handler gave it away.
-        if let Whereabouts::Away(back) = &mut self.whereabouts
-            && let Ok((key, items)) = back.await
-        {
-            self.whereabouts = Whereabouts::Here(key, items);
-        }
-        self.settle(ending, &crew.sink)
+        let parcel = match self.parcel.take() {
+            Some(parcel) => parcel,
+            None => poll_fn(|cx| self.slot.poll_take(cx)).await,
+        };
+        self.settle(parcel, ending, &crew.sink)
     }
 
     async fn attempt<H: Handler<K, T>>(&mut self, handler: &H) -> Ending<H::Error> {
-        let Some(batch) = self.hand_out() else {
+        if self.shared.is_interrupted() {
+            return Ending::Interrupted;
+        }
+        let Some(parcel) = self.parcel.take() else {
             return Ending::Interrupted;
         };
-        let Some(interrupt) = self.shared.next_interrupt() else {
-            return Ending::Interrupted;
-        };
+        let batch = Batch::from(parcel.return_to(&self.slot));
         let timer = telemetry::Stopwatch::start();
-        let mut interrupt = pin!(interrupt);
+        let mut interrupt = pin!(None);
         let limit = self.shared.config.handler_timeout;
         // A handler that has always used up what it may do in a turn leaves nothing of that to a
         // timer, and the limit is for just such a one.
@@ -138,7 +130,12 @@ impl<K: Key, T: Send + 'static> Charge<K, T> {
                 Err(message) => return Poll::Ready(Ending::Failed(Cause::Panicked(message))),
                 Ok(Poll::Pending) => {}
             }
-            if interrupt.as_mut().poll(cx).is_ready() {
+            // Most handlers of little never wait, and need no ear.
+            if interrupt.is_none() {
+                interrupt.set(self.shared.next_interrupt());
+            }
+            let interrupt = interrupt.as_mut().as_pin_mut();
+            if interrupt.is_none_or(|interrupt| interrupt.poll(cx).is_ready()) {
                 return Poll::Ready(Ending::Interrupted);
             }
             match deadline
@@ -166,29 +163,14 @@ impl<K: Key, T: Send + 'static> Charge<K, T> {
         }
     }
 
-    fn hand_out(&mut self) -> Option<Batch<K, T>> {
-        let flight = self.flight.as_ref()?;
-        let (home, back) = Home::new(self.shared.strand(), flight.attempt);
-        let away = Whereabouts::Away(back);
-        match std::mem::replace(&mut self.whereabouts, away) {
-            Whereabouts::Here(key, items) => {
-                let why = (flight.reason, flight.attempt);
-                Some(Batch::at_home((key, items), why, home))
-            }
-            Whereabouts::Away(_) | Whereabouts::Gone => None,
-        }
-    }
-
-    fn settle<S, E>(mut self, ending: Ending<E>, sink: &S) -> Option<Self>
+    fn settle<S, E>(&mut self, mut parcel: Parcel<K, T>, ending: Ending<E>, sink: &S) -> bool
     where
         S: Sink<K, T, E>,
     {
-        let flight = self.flight.take()?;
-        let whereabouts = std::mem::replace(&mut self.whereabouts, Whereabouts::Gone);
-        let Whereabouts::Here(key, items) = whereabouts else {
-            self.flight = Some(flight);
-            return None;
+        let Some(flight) = self.flight.take() else {
+            return false;
         };
+        let (mut key, items) = (parcel.key.take(), parcel.items.take());
         let shared = &self.shared;
         let attempt = flight.attempt;
         let is_last = attempt >= shared.config.retry.attempts;
@@ -202,7 +184,6 @@ impl<K: Key, T: Send + 'static> Charge<K, T> {
             shared.panics.fetch_add(1, Ordering::Relaxed);
         }
         let mut landing = Landing::Done;
-        let mut key = Some(key);
         match ending {
             Ending::Handled => discard((key.take(), items)),
             Ending::Failed(cause) if items.is_empty() => discard(cause),
@@ -214,7 +195,7 @@ impl<K: Key, T: Send + 'static> Charge<K, T> {
                 discard(cause);
                 let bytes = key
                     .as_ref()
-                    .map_or(0, |key| shared.weigh(key, &items, &flight));
+                    .map_or(0, |key| shared.weigh(key, items.as_slice(), &flight));
                 let pause = shared.config.retry.pause(attempt, fastrand::f64());
                 let at = shared.now().saturating_add(crate::config::nanos(pause));
                 landing = Landing::Again { items, bytes, at };
@@ -222,17 +203,23 @@ impl<K: Key, T: Send + 'static> Charge<K, T> {
             Ending::Interrupted => {
                 let bytes = key
                     .as_ref()
-                    .map_or(0, |key| shared.weigh(key, &items, &flight));
+                    .map_or(0, |key| shared.weigh(key, items.as_slice(), &flight));
                 landing = Landing::Interrupted { items, bytes };
             }
         }
-        let (next, homeless) = shared.land(flight, landing);
-        if !homeless.is_empty() {
-            give_up(sink, key, homeless, Cause::Abandoned, attempt);
+        let landed = shared.land(flight, landing);
+        discard(landed.key);
+        if !landed.homeless.is_empty() {
+            give_up(sink, key, landed.homeless, Cause::Abandoned, attempt);
         } else {
             discard(key);
         }
-        next.map(|job| Self::new(shared, job))
+        let Some(job) = landed.next else {
+            return false;
+        };
+        self.flight = Some(parcel.load(job));
+        self.parcel = Some(parcel);
+        true
     }
 }
 
@@ -245,7 +232,7 @@ fn discard<V>(yours: V) {
 fn give_up<K, T, E>(
     sink: &impl Sink<K, T, E>,
     key: Option<K>,
-    items: Vec<T>,
+    items: Items<T>,
     cause: Cause<E>,
     attempts: u32,
 ) {
@@ -253,7 +240,7 @@ fn give_up<K, T, E>(
         let _ = caught(|| {
             sink.failed(Failed {
                 key,
-                items,
+                items: items.into_vec(),
                 cause,
                 attempts,
             });
@@ -269,22 +256,20 @@ impl<K: Key, T: Send + 'static> Drop for Charge<K, T> {
         };
         self.shared.lose_home();
         let attempt = flight.attempt;
-        let back = match std::mem::replace(&mut self.whereabouts, Whereabouts::Gone) {
-            Whereabouts::Here(key, items) => Some((key, items)),
-            Whereabouts::Away(back) => reclaim(back),
-            Whereabouts::Gone => None,
-        };
-        let Some((key, items)) = back else {
+        let Some(mut parcel) = self.parcel.take().or_else(|| self.slot.leave()) else {
             // Somebody else has the batch. When they drop it, it goes to the sink.
             let items = flight.items;
             drop(self.shared.land(flight, Landing::GivenUp { items }));
             return;
         };
-        let bytes = self.shared.weigh(&key, &items, &flight);
+        let Some(key) = parcel.key.take() else { return };
+        let items = parcel.items.take();
+        let bytes = self.shared.weigh(&key, items.as_slice(), &flight);
         let landing = Landing::Interrupted { items, bytes };
-        let (_, homeless) = self.shared.land(flight, landing);
-        if !homeless.is_empty() {
-            (self.shared.strand())(key, homeless, attempt);
+        let landed = self.shared.land(flight, landing);
+        discard(landed.key);
+        if !landed.homeless.is_empty() {
+            (self.shared.strand())(key, landed.homeless.into_vec(), attempt);
         }
     }
 }

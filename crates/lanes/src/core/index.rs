@@ -86,11 +86,8 @@ impl Index {
             assert!(self.slots[hole] != EMPTY, "bug: lane {lane} has no place");
             hole = self.behind(hole);
         }
-        let mut start = hole;
-        while self.slots[self.before(start)] != EMPTY {
-            start = self.before(start);
-        }
         // Whoever was driven away from the hole, or past it, moves up.
+        let mut start = None;
         let mut at = hole;
         loop {
             at = self.behind(at);
@@ -98,6 +95,7 @@ impl Index {
             if slot == EMPTY {
                 break;
             }
+            let start = *start.get_or_insert_with(|| self.start(hole));
             let from_home = self.near_home(slot, at, start).unwrap_or_else(|| {
                 let home = self.home(lanes.hash_of(self.lane_in(slot)));
                 self.distance(home, at)
@@ -115,6 +113,14 @@ impl Index {
         if self.slots.len() > 1 << LEAST_BITS && self.len * 8 < self.slots.len() {
             self.rebuild(lanes, self.slots.len() / 2);
         }
+    }
+
+    /// Where the row begins to which a slot belongs that is taken.
+    fn start(&self, mut at: usize) -> usize {
+        while self.slots[self.before(at)] != EMPTY {
+            at = self.before(at);
+        }
+        at
     }
 
     /// Numbers get another bit, at the cost of the hashes.

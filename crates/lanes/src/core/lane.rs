@@ -3,14 +3,10 @@
 use std::collections::VecDeque;
 
 use super::{
-    Moment, Reason,
+    Items, Moment, Reason,
     index::Hashes,
     pages::{NIL, Pages},
 };
-
-/// Batches up to so many bytes get their full capacity with the second item: to grow costs more than
-/// the room.
-const SMALL: usize = 128;
 
 /// What waits under one key.
 ///
@@ -68,14 +64,6 @@ pub(super) struct Load<T> {
     pub(super) reason: Reason,
     /// Attempts made.
     pub(super) attempts: u32,
-}
-
-/// The items of a batch; the first costs no allocation.
-#[derive(Debug)]
-pub(crate) enum Items<T> {
-    None,
-    One(T),
-    Many(Vec<T>),
 }
 
 #[derive(Debug)]
@@ -140,55 +128,11 @@ impl<K, T> Lane<K, T> {
     pub(super) fn take_open(&mut self, reason: Reason) -> Load<T> {
         self.due = None;
         Load {
-            items: std::mem::replace(&mut self.open, Items::None),
+            items: self.open.take(),
             bytes: std::mem::take(&mut self.bytes),
             epoch: self.epoch,
             reason,
             attempts: 0,
-        }
-    }
-}
-
-impl<T> Items<T> {
-    pub(crate) fn len(&self) -> usize {
-        match self {
-            Self::None => 0,
-            Self::One(_) => 1,
-            Self::Many(items) => items.len(),
-        }
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    pub(crate) fn into_vec(self) -> Vec<T> {
-        match self {
-            Self::None => Vec::new(),
-            Self::One(item) => vec![item],
-            Self::Many(items) => items,
-        }
-    }
-
-    /// There will be `most` at most.
-    pub(super) fn push(&mut self, item: T, most: usize) {
-        match self {
-            Self::Many(items) => {
-                if items.len() == items.capacity() {
-                    items.reserve_exact(items.len().min(most - items.len()));
-                }
-                items.push(item);
-            }
-            Self::None => *self = Self::One(item),
-            Self::One(_) => {
-                let is_small = most * size_of::<T>() <= SMALL;
-                let mut items = Vec::with_capacity(if is_small { most } else { most.min(4) });
-                if let Self::One(first) = std::mem::replace(self, Self::None) {
-                    items.push(first);
-                }
-                items.push(item);
-                *self = Self::Many(items);
-            }
         }
     }
 }
@@ -222,18 +166,5 @@ mod tests {
     #[test]
     fn a_lane_of_numbers_takes_72_bytes() {
         assert_eq!(size_of::<Lane<u64, u64>>(), 72);
-    }
-
-    #[test]
-    fn a_batch_never_has_room_for_more_than_it_may_hold() {
-        for most in [1, 2, 3, 10, 16, 17, 100] {
-            let mut items = Items::None;
-            for item in 0..most {
-                items.push(item, most);
-            }
-            let items = items.into_vec();
-            assert_eq!(items, (0..most).collect::<Vec<_>>());
-            assert!(items.capacity() <= most, "{} for {most}", items.capacity());
-        }
     }
 }

@@ -11,27 +11,32 @@ use std::{
 };
 
 mod ends;
+mod flush;
+mod room;
+mod settle;
+mod turns;
+
 mod epochs;
 mod index;
+mod items;
 mod lane;
 mod line;
 mod linger;
 mod pages;
+mod words;
 
 #[cfg(test)]
 mod model;
-mod settle;
-mod words;
 
 use epochs::Epochs;
 use index::Index;
-pub(crate) use lane::Items;
+pub(crate) use items::Items;
 use lane::{Lane, Stage};
 pub(crate) use line::Place;
 use line::{Line, Waiter};
 use linger::Linger;
 use pages::Pages;
-pub(crate) use settle::Landing;
+pub(crate) use settle::{Landed, Landing};
 pub(crate) use words::{Bell, Counts, Effects, Flight, Job, Limits, Moment, NEVER, Pushed, Queued};
 pub use words::{Reason, WhenFull};
 
@@ -196,65 +201,6 @@ impl<K: Eq + Clone, T, W: Bell> Core<K, T, W> {
         self.armed
     }
 
-    /// Flushes a key, and rings when everything it has by now has landed; at once if it has
-    /// nothing, or nothing lands any more.
-    pub(crate) fn flush(
-        &mut self,
-        (hash, key): (u32, &K),
-        reason: Reason,
-        who: Option<W>,
-        fx: &mut Effects<K, T, W>,
-    ) {
-        let Some(number) = self.find(hash, key).filter(|_| !self.halted) else {
-            fx.rung.extend(who);
-            return;
-        };
-        self.make_due(number, reason);
-        if let Some(who) = who {
-            let batches = self.lanes.get(number).batches();
-            self.epochs.watch_lane(number, batches, who, &mut fx.rung);
-        }
-        self.pump(fx);
-    }
-
-    /// Begins a flush of everything; tells until which epoch, if there is anything.
-    pub(crate) fn turn_epoch(&mut self) -> Option<u32> {
-        self.epochs.turn()
-    }
-
-    /// Flushes so many lanes whose batches began in this epoch or before; true if there may be
-    /// more.
-    pub(crate) fn flush_epoch(
-        &mut self,
-        epoch: u32,
-        reason: Reason,
-        portion: usize,
-        fx: &mut Effects<K, T, W>,
-    ) -> bool {
-        let mut left = portion;
-        while let Some(number) = self.linger.first()
-            && Epochs::<W>::reaches(self.lanes.get(number).epoch, epoch)
-        {
-            if left == 0 {
-                self.pump(fx);
-                return true;
-            }
-            left -= 1;
-            self.make_due(number, reason);
-        }
-        self.pump(fx);
-        false
-    }
-
-    /// Rings when everything up to an epoch has landed, or nothing lands any more.
-    pub(crate) fn watch_epoch(&mut self, epoch: u32, who: W, fx: &mut Effects<K, T, W>) {
-        if self.halted {
-            fx.rung.push(who);
-        } else {
-            self.epochs.watch_all(epoch, who, &mut fx.rung);
-        }
-    }
-
     pub(crate) fn counts(&self) -> Counts {
         self.counts
     }
@@ -274,13 +220,6 @@ impl<K: Eq + Clone, T, W: Bell> Core<K, T, W> {
     fn find(&self, hash: u32, key: &K) -> Option<u32> {
         let is_it = |number| self.lanes.get(number).key == *key;
         self.index.find(hash, is_it)
-    }
-
-    fn has_room(&self, weight: u32, is_new: bool) -> bool {
-        let limits = &self.limits;
-        self.counts.items < limits.max_items
-            && self.counts.bytes + u64::from(weight) <= limits.max_bytes
-            && (!is_new || self.lanes.len() < limits.max_lanes)
     }
 
     /// Puts an item into its lane, which is made if there is none. The key comes back if it is not
@@ -345,144 +284,5 @@ impl<K: Eq + Clone, T, W: Bell> Core<K, T, W> {
         let lane = self.lanes.get_mut(number);
         let reason = lane.due.expect("bug: it is due");
         lane.seal(reason);
-    }
-
-    /// The open batch is to be flushed, if there is one and that is not known yet.
-    fn make_due(&mut self, number: u32, reason: Reason) {
-        let lane = self.lanes.get_mut(number);
-        if lane.open.is_empty() || lane.due.is_some() {
-            return;
-        }
-        lane.due = Some(reason);
-        self.linger.remove(&mut self.lanes, number);
-        self.queue(number);
-    }
-
-    /// A lane with something due gets its turn, unless it has one coming.
-    fn queue(&mut self, number: u32) {
-        let lane = self.lanes.get_mut(number);
-        if lane.stage == Stage::Collecting && lane.has_due() {
-            lane.stage = Stage::Queued;
-            self.ready.push_back(number);
-        }
-    }
-
-    /// Looks after so many lanes whose rest or linger has passed.
-    fn serve_due(&mut self, now: Moment, portion: usize) {
-        self.now = self.now.max(now);
-        for _ in 0..portion {
-            if let Some(Reverse((at, number))) = self.resting.peek()
-                && *at <= self.now
-            {
-                let number = *number;
-                self.resting.pop();
-                self.counts.resting -= 1;
-                self.lanes.get_mut(number).stage = Stage::Collecting;
-                self.queue(number);
-            } else if self.linger_ends() <= self.now
-                && let Some(number) = self.linger.first()
-            {
-                self.make_due(number, Reason::Linger);
-            } else {
-                return;
-            }
-        }
-    }
-
-    fn deadline(&self) -> Moment {
-        let rest_ends = self.resting.peek().map_or(NEVER, |Reverse((at, _))| *at);
-        rest_ends.min(self.linger_ends())
-    }
-
-    fn linger_ends(&self) -> Moment {
-        let first = self.linger.first();
-        first.map_or(NEVER, |number| {
-            self.lanes
-                .get(number)
-                .since
-                .saturating_add(self.limits.linger)
-        })
-    }
-
-    /// Lets those at the head of the line in, as far as there is room.
-    fn admit(&mut self, fx: &mut Effects<K, T, W>) {
-        while let Some(first) = self.line.first().filter(|_| !self.closed) {
-            let lane = self.find(first.hash, &first.key);
-            if !self.has_room(first.weight, lane.is_none()) {
-                break;
-            }
-            let Some(waiter) = self.line.pop() else { break };
-            let Waiter {
-                hash,
-                key,
-                item,
-                weight,
-                who,
-            } = waiter;
-            fx.keys.extend(self.put(lane, (hash, key), (weight, item)));
-            fx.rung.extend(who);
-        }
-        if self.limits.when_full == WhenFull::FlushOldest && !self.line.is_empty() {
-            self.make_room();
-        }
-    }
-
-    /// Sees to it that something is under way that will make room. What is in flight may take as
-    /// long as it likes, so it does not count as long as something else can be started.
-    fn make_room(&mut self) {
-        if self.ready.is_empty() && self.counts.in_flight < self.limits.concurrency {
-            self.flush_oldest();
-        }
-    }
-
-    fn flush_oldest(&mut self) {
-        if let Some(number) = self.linger.first() {
-            self.make_due(number, Reason::Budget);
-        }
-    }
-
-    /// Starts what may be started. Ends every command.
-    fn pump(&mut self, fx: &mut Effects<K, T, W>) {
-        while !self.halted && self.counts.in_flight < self.limits.concurrency {
-            let Some(number) = self.ready.pop_front() else {
-                // A rush is over: its memory goes.
-                if self.ready.capacity() > 1024 {
-                    self.ready = VecDeque::new();
-                }
-                break;
-            };
-            fx.jobs.push(self.start(number));
-        }
-        let deadline = self.deadline();
-        if deadline < self.armed {
-            self.armed = deadline;
-            fx.rearm = true;
-        }
-    }
-
-    fn start(&mut self, number: u32) -> Job<K, T> {
-        let lane = self.lanes.get_mut(number);
-        let key = lane.key.clone();
-        let load = lane
-            .take_due()
-            .expect("bug: a lane in the queue has something due");
-        lane.stage = Stage::Flying;
-        self.counts.in_flight += 1;
-        if load.attempts == 0 {
-            self.counts.flushed[load.reason as usize] += 1;
-        }
-        let flight = Flight {
-            lane: number,
-            epoch: load.epoch,
-            items: load.items.len(),
-            bytes: load.bytes,
-            reason: load.reason,
-            attempt: load.attempts + 1,
-        };
-        Job {
-            flight,
-            key,
-            items: load.items,
-        }
     }
 }

@@ -160,6 +160,7 @@ impl Model {
         }
         self.watch_out();
         self.admit();
+        self.serve_due_after_landing();
         self.pump();
     }
 
@@ -173,6 +174,7 @@ impl Model {
         lane.batches.push_front(batch);
         lane.rests_until = Some(at);
         self.admit();
+        self.serve_due_after_landing();
         self.pump();
     }
 
@@ -315,6 +317,12 @@ impl Model {
             {
                 self.make_due(key, Reason::Linger);
             }
+        }
+    }
+
+    fn serve_due_after_landing(&mut self) {
+        if self.ready.is_empty() {
+            self.serve_due(32);
         }
     }
 

@@ -106,6 +106,9 @@ pub(crate) struct Effects<K, T, W> {
     pub(crate) rearm: bool,
     /// Nothing is held any more.
     pub(crate) is_idle: bool,
+    /// Of the last batch that was started because of its linger, if one was: 0 if that was in time,
+    /// otherwise a number that changes with every few that are late.
+    pub(crate) lateness: Option<u32>,
 }
 
 /// A batch to be handled.
@@ -146,6 +149,14 @@ pub(crate) enum Queued<K, T> {
     Closed(K, T),
 }
 
+impl<K, T, W> Effects<K, T, W> {
+    /// Nothing is to be done, as after most commands.
+    pub(crate) fn is_nothing(&self) -> bool {
+        let is_quiet = !self.rearm && !self.is_idle && self.lateness.is_none();
+        is_quiet && self.jobs.is_empty() && self.rung.is_empty() && self.keys.is_empty()
+    }
+}
+
 impl<K, T, W> Default for Effects<K, T, W> {
     fn default() -> Self {
         Self {
@@ -154,6 +165,7 @@ impl<K, T, W> Default for Effects<K, T, W> {
             keys: Vec::new(),
             rearm: false,
             is_idle: false,
+            lateness: None,
         }
     }
 }

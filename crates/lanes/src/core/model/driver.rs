@@ -4,8 +4,8 @@ use std::{cell::Cell, hash::Hash};
 
 use super::{
     super::{
-        Bell, Core, Counts, Effects, Flight, Landing, Limits, Moment, NEVER, Place, Pushed, Queued,
-        Reason, WhenFull,
+        Bell, Core, Counts, Effects, Flight, Items, Landing, Limits, Moment, NEVER, Place, Pushed,
+        Queued, Reason, WhenFull,
     },
     Model, Started,
 };
@@ -164,14 +164,13 @@ impl Driver {
     /// The first of the flights ends, after so many of its items were taken out: what is left of
     /// them, and what comes back.
     fn interrupt(&mut self, taken: usize) -> (Vec<u32>, Vec<u32>) {
-        let now = self.model.now;
         let (flight, _) = self.flights.remove(0);
         let rest = &self.model.flights[0].1.items[taken..];
         let bytes = rest.iter().map(|(_, weight)| weight).sum();
         let rest: Vec<u32> = rest.iter().map(|(item, _)| *item).collect();
-        let items = rest.iter().map(|item| Yours(*item)).collect();
+        let items = Items::Many(rest.iter().map(|item| Yours(*item)).collect());
         let landing = Landing::Interrupted { items, bytes };
-        let homeless = self.command(|core, fx| core.land(|| now, flight, landing, fx));
+        let homeless = self.landed(flight, landing);
         (rest, homeless.iter().map(|item| item.0).collect())
     }
 
@@ -251,19 +250,30 @@ impl Driver {
             // No two at the same moment, whose order would be left to chance.
             self.rests += 1;
             Landing::Again {
-                items: back.iter().map(|(item, _)| Yours(*item)).collect(),
+                items: Items::Many(back.iter().map(|(item, _)| Yours(*item)).collect()),
                 bytes: back.iter().map(|(_, weight)| weight).sum(),
                 at: now + 5000 + self.rests % 1000,
             }
         };
         let at = now + 5000 + self.rests % 1000;
-        let homeless = self.command(|core, fx| core.land(|| now, flight, landing, fx));
+        let homeless = self.landed(flight, landing);
         assert!(homeless.is_empty());
         if is_over {
             self.model.land_done(index);
         } else {
             self.model.land_again(index, done, at);
         }
+    }
+
+    /// A flight lands. Gives what has no place any more.
+    fn landed(&mut self, flight: Flight, landing: Landing<Yours>) -> Vec<Yours> {
+        let now = self.model.now;
+        let landed = self.command(|core, fx| {
+            let mut landed = core.land(|| now, flight, landing, fx);
+            fx.jobs.splice(..0, landed.next.take());
+            landed
+        });
+        landed.homeless.into_vec()
     }
 
     fn flush(&mut self, key: u32, reason: Reason) {
