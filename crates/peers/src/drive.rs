@@ -7,14 +7,10 @@ use wharf_amqp::{Cluster, State};
 
 use crate::{
     error::{Cause, PeerState},
-    remote::Remote,
+    remote::{ROOM, Remote},
     route::{Answers, Routes, Speaker, Talk},
     wire::ToSender,
 };
-
-/// What a body has room for. One that is larger than a frame is cut up and put together again; one
-/// that is smaller than many packets costs a frame and a wake-up for few.
-const ROOM: usize = 64 << 10;
 
 /// Connects and sends, until the routes are closed.
 pub(crate) async fn drive(remote: Arc<Remote>, routes: Routes, mut stopped: watch::Receiver<()>) {

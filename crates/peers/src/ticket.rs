@@ -3,7 +3,10 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -15,24 +18,31 @@ use crate::{core::outbound::Waits, error::SendError, remote::Remote};
 
 /// The end that is told.
 #[derive(Debug)]
-pub(crate) struct Ticket(Arc<Mutex<Slot>>);
+pub(crate) struct Ticket(Arc<Slot>);
 
-/// What both ends know. Its lock is taken after that of the packets, if both are.
-#[derive(Debug)]
+/// What both ends know.
+#[derive(Debug, Default)]
 struct Slot {
+    /// Taken after the lock of the packets, if both are.
+    told: Mutex<Told>,
+    /// These two are looked at and changed under the lock of the packets only, which orders them.
+    was_sent: AtomicBool,
+    has_left: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Told {
     outcome: Option<Result<(), SendError>>,
     waker: Option<Waker>,
-    was_sent: bool,
-    has_left: bool,
 }
 
 impl Ticket {
     /// Tells, and wakes whoever waits.
     pub(crate) fn settle(self, outcome: Result<(), SendError>) {
-        let mut slot = self.0.lock();
-        slot.outcome = Some(outcome);
-        let waker = slot.waker.take();
-        drop(slot);
+        let mut told = self.0.told.lock();
+        told.outcome = Some(outcome);
+        let waker = told.waker.take();
+        drop(told);
         if let Some(waker) = waker {
             waker.wake();
         }
@@ -41,11 +51,11 @@ impl Ticket {
 
 impl Waits for Ticket {
     fn has_left(&self) -> bool {
-        self.0.lock().has_left
+        self.0.has_left.load(Ordering::Relaxed)
     }
 
     fn sent(&self) {
-        self.0.lock().was_sent = true;
+        self.0.was_sent.store(true, Ordering::Relaxed);
     }
 }
 
@@ -56,7 +66,7 @@ impl Waits for Ticket {
 #[must_use = "dropping it takes a packet that is not sent yet back"]
 #[derive(Debug)]
 pub struct Receipt {
-    slot: Arc<Mutex<Slot>>,
+    slot: Arc<Slot>,
     remote: Arc<Remote>,
     deadline: Instant,
     timeout: Duration,
@@ -70,12 +80,7 @@ impl Receipt {
         deadline: Instant,
         timeout: Duration,
     ) -> (Ticket, Self) {
-        let slot = Arc::new(Mutex::new(Slot {
-            outcome: None,
-            waker: None,
-            was_sent: false,
-            has_left: false,
-        }));
+        let slot = Arc::<Slot>::default();
         let receipt = Self {
             slot: Arc::clone(&slot),
             remote,
@@ -91,23 +96,23 @@ impl Receipt {
     fn leave(&self) -> Result<Result<(), SendError>, bool> {
         // Packets are sent under this lock: one that has not been sent now will not be.
         let _packets = self.remote.packets();
-        let mut slot = self.slot.lock();
-        match slot.outcome.take() {
+        let mut told = self.slot.told.lock();
+        match told.outcome.take() {
             Some(outcome) => Ok(outcome),
             None => {
-                slot.has_left = true;
-                slot.waker = None;
-                Err(slot.was_sent)
+                told.waker = None;
+                self.slot.has_left.store(true, Ordering::Relaxed);
+                Err(self.slot.was_sent.load(Ordering::Relaxed))
             }
         }
     }
 
     fn poll_outcome(&self, context: &Context<'_>) -> Poll<Result<(), SendError>> {
-        let mut slot = self.slot.lock();
-        if let Some(outcome) = slot.outcome.take() {
+        let mut told = self.slot.told.lock();
+        if let Some(outcome) = told.outcome.take() {
             return Poll::Ready(outcome);
         }
-        match &mut slot.waker {
+        match &mut told.waker {
             Some(waker) => waker.clone_from(context.waker()),
             none => *none = Some(context.waker().clone()),
         }
