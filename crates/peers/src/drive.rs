@@ -30,6 +30,7 @@ pub(crate) async fn drive(remote: Arc<Remote>, routes: Routes, mut stopped: watc
         biased;
         _ = stopped.changed() => {}
         () = work => {}
+        () = remote.expire() => {}
     }
 }
 

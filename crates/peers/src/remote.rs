@@ -6,13 +6,14 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    task::Waker,
 };
 
 use bytes::Bytes;
 use parking_lot::{MappedMutexGuard, Mutex, MutexGuard};
 use tokio::{
     sync::{Notify, Semaphore, watch},
-    time::{Instant, timeout_at},
+    time::{Instant, sleep_until, timeout_at},
 };
 
 use crate::{
@@ -46,6 +47,8 @@ pub(crate) struct Remote {
     pub(crate) wake: Notify,
     /// The address has changed.
     pub(crate) moved: Notify,
+    /// There is a packet that waited for its place.
+    hurried: Notify,
     /// Everything is answered, if somebody waits for that.
     drained: Notify,
 }
@@ -94,6 +97,7 @@ impl Remote {
             is_closing: AtomicBool::new(false),
             wake: Notify::new(),
             moved: Notify::new(),
+            hurried: Notify::new(),
             drained: Notify::new(),
         })
     }
@@ -131,8 +135,7 @@ impl Remote {
         packet: Bytes,
         deadline: Instant,
     ) -> Receipt {
-        let timeout = self.config.send_timeout;
-        let (ticket, receipt) = Receipt::new(Arc::clone(self), deadline, timeout);
+        let (ticket, receipt) = Receipt::new(Arc::clone(self), deadline);
         held.packets.push(packet, ticket);
         let gathers = held.packets.gathers(ROOM);
         drop(held);
@@ -180,8 +183,13 @@ impl Remote {
     ) -> Result<Option<Receipt>, SendError> {
         let mut held = self.held.lock();
         self.admits()?;
-        let has_room = held.take(self.weight(packet));
-        Ok(has_room.then(|| self.put_in_line(held, std::mem::take(packet), deadline)))
+        if !held.take(self.weight(packet)) {
+            return Ok(None);
+        }
+        let receipt = self.put_in_line(held, std::mem::take(packet), deadline);
+        // Some of its time has passed, so that it may be due before anybody looks.
+        self.hurried.notify_one();
+        Ok(Some(receipt))
     }
 
     /// What a packet takes of the window's bytes: all of them, if it is larger.
@@ -262,6 +270,38 @@ impl Remote {
                 }
             });
         }
+    }
+
+    /// Tells those whose time is up, forever. One timer for all is cheaper than one for each packet, which
+    /// would wake the user's runtime, and most are never due.
+    pub(crate) async fn expire(&self) {
+        loop {
+            let next = self.expire_until(Instant::now());
+            tokio::select! {
+                biased;
+                () = self.hurried.notified() => {}
+                () = sleep_until(next) => {}
+            }
+        }
+    }
+
+    /// Says when the next may be due: they are in line in the order in which their time is up, and those
+    /// that come later have all of it.
+    fn expire_until(&self, now: Instant) -> Instant {
+        let after = self.config.send_timeout;
+        let mut woken = Vec::new();
+        let next = {
+            let packets = self.packets();
+            let mut waiting = packets.waiting();
+            loop {
+                match waiting.next() {
+                    Some(ticket) if ticket.deadline() <= now => woken.extend(ticket.expire(after)),
+                    other => break other.map_or(now + after, Ticket::deadline),
+                }
+            }
+        };
+        woken.into_iter().for_each(Waker::wake);
+        next
     }
 
     pub(crate) fn address(&self) -> String {
@@ -376,5 +416,105 @@ impl fmt::Debug for Remote {
             .field("address", &self.address())
             .field("state", &*self.state.borrow())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{pin::pin, time::Duration};
+
+    use futures_util::FutureExt;
+    use tokio::{task::yield_now, time::advance};
+
+    use super::*;
+    use crate::wire::{Receipt as Handled, Welcome};
+
+    const TIMEOUT: Duration = Duration::from_secs(10);
+
+    const EPOCH: Epoch = Epoch(1);
+
+    /// One with room for a single packet.
+    fn remote() -> Arc<Remote> {
+        let config = Config {
+            window: 1,
+            send_timeout: TIMEOUT,
+            ..Config::default()
+        };
+        Remote::new("other", "127.0.0.1:1", &Arc::new(config), EPOCH)
+    }
+
+    fn handled(packets: u64) -> Handled {
+        Handled {
+            epoch: EPOCH,
+            handled: packets,
+            rejected: Vec::new(),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_packet_that_was_sent_times_out_as_such_and_its_place_comes_with_the_answer() {
+        let remote = remote();
+        let receipt = remote.submit("a".into()).await.unwrap();
+        let welcome = Welcome {
+            receiver: Epoch(2),
+            next: 0,
+            receipt: handled(0),
+            limits: remote.config.limits(),
+        };
+        remote
+            .with(|packets, settled| packets.welcome(&welcome, settled))
+            .unwrap();
+        assert!(
+            remote
+                .with(|packets, settled| packets.pack(ROOM, settled))
+                .is_some()
+        );
+        let began = Instant::now();
+        let outcome = tokio::select! {
+            outcome = receipt => outcome,
+            () = remote.expire() => unreachable!("it has no end"),
+        };
+        assert!(
+            matches!(outcome, Err(SendError::TimedOut { sent: true, .. })),
+            "{outcome:?}"
+        );
+        assert!(began.elapsed() >= TIMEOUT);
+        let late = remote.submit("b".into()).await.map(drop);
+        assert!(
+            matches!(late, Err(SendError::TimedOut { sent: false, .. })),
+            "{late:?}"
+        );
+        remote
+            .with(|packets, settled| packets.receipt(&handled(1), settled))
+            .unwrap();
+        assert!(remote.submit("c".into()).now_or_never().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waited_for_its_place_has_no_more_time_than_others() {
+        let remote = remote();
+        let first = remote.submit("a".into()).await.unwrap();
+        let began = Instant::now();
+        let second = tokio::spawn({
+            let remote = Arc::clone(&remote);
+            async move { remote.submit("b".into()).await }
+        });
+        yield_now().await;
+        advance(TIMEOUT / 2).await;
+        remote.with(|packets, settled| packets.take_line(settled));
+        drop(first);
+        let mut expire = pin!(remote.expire());
+        // It finds nobody whose time it would have to keep.
+        assert!(expire.as_mut().now_or_never().is_none());
+        let second = second.await.unwrap().unwrap();
+        let outcome = tokio::select! {
+            outcome = second => outcome,
+            () = expire => unreachable!("it has no end"),
+        };
+        assert!(
+            matches!(outcome, Err(SendError::TimedOut { sent: false, .. })),
+            "{outcome:?}"
+        );
+        assert!(began.elapsed() < TIMEOUT * 11 / 10, "{:?}", began.elapsed());
     }
 }

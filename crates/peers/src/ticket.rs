@@ -12,7 +12,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 
 use crate::{core::outbound::Waits, error::SendError, remote::Remote};
 
@@ -21,8 +21,9 @@ use crate::{core::outbound::Waits, error::SendError, remote::Remote};
 pub(crate) struct Ticket(Arc<Slot>);
 
 /// What both ends know.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Slot {
+    deadline: Instant,
     /// Taken after the lock of the packets, if both are.
     told: Mutex<Told>,
     /// These two are looked at and changed under the lock of the packets only, which orders them.
@@ -37,15 +38,35 @@ struct Told {
 }
 
 impl Ticket {
+    /// When the time of whoever waits is up.
+    pub(crate) fn deadline(&self) -> Instant {
+        self.0.deadline
+    }
+
     /// Tells, and wakes whoever waits.
     pub(crate) fn settle(self, outcome: Result<(), SendError>) {
-        let mut told = self.0.told.lock();
-        told.outcome = Some(outcome);
-        let waker = told.waker.take();
-        drop(told);
-        if let Some(waker) = waker {
+        if let Some(waker) = self.0.tell(outcome) {
             waker.wake();
         }
+    }
+
+    /// Tells that the time is up, under the lock of the packets, by which it is decided whether it was
+    /// sent. Whoever is to be woken is so without it.
+    pub(crate) fn expire(&self, after: Duration) -> Option<Waker> {
+        if self.0.has_left.swap(true, Ordering::Relaxed) {
+            return None;
+        }
+        let sent = self.0.was_sent.load(Ordering::Relaxed);
+        self.0.tell(Err(SendError::TimedOut { after, sent }))
+    }
+}
+
+impl Slot {
+    /// The first word stands. Says who is to be woken.
+    fn tell(&self, outcome: Result<(), SendError>) -> Option<Waker> {
+        let mut told = self.told.lock();
+        told.outcome.get_or_insert(outcome);
+        told.waker.take()
     }
 }
 
@@ -68,43 +89,23 @@ impl Waits for Ticket {
 pub struct Receipt {
     slot: Arc<Slot>,
     remote: Arc<Remote>,
-    deadline: Instant,
-    timeout: Duration,
-    timer: Option<Pin<Box<Sleep>>>,
     is_done: bool,
 }
 
 impl Receipt {
-    pub(crate) fn new(
-        remote: Arc<Remote>,
-        deadline: Instant,
-        timeout: Duration,
-    ) -> (Ticket, Self) {
-        let slot = Arc::<Slot>::default();
+    pub(crate) fn new(remote: Arc<Remote>, deadline: Instant) -> (Ticket, Self) {
+        let slot = Arc::new(Slot {
+            deadline,
+            told: Mutex::default(),
+            was_sent: AtomicBool::new(false),
+            has_left: AtomicBool::new(false),
+        });
         let receipt = Self {
             slot: Arc::clone(&slot),
             remote,
-            deadline,
-            timeout,
-            timer: None,
             is_done: false,
         };
         (Ticket(slot), receipt)
-    }
-
-    /// Nobody waits any more. Says how it stands: settled, or sent or not, which is decided now.
-    fn leave(&self) -> Result<Result<(), SendError>, bool> {
-        // Packets are sent under this lock: one that has not been sent now will not be.
-        let _packets = self.remote.packets();
-        let mut told = self.slot.told.lock();
-        match told.outcome.take() {
-            Some(outcome) => Ok(outcome),
-            None => {
-                told.waker = None;
-                self.slot.has_left.store(true, Ordering::Relaxed);
-                Err(self.slot.was_sent.load(Ordering::Relaxed))
-            }
-        }
     }
 
     fn poll_outcome(&self, context: &Context<'_>) -> Poll<Result<(), SendError>> {
@@ -125,26 +126,21 @@ impl Future for Receipt {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         assert!(!self.is_done, "a receipt is polled after it was ready");
-        if let Poll::Ready(outcome) = self.poll_outcome(context) {
-            self.is_done = true;
-            return Poll::Ready(outcome);
-        }
-        let deadline = self.deadline;
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-        if timer.as_mut().poll(context).is_pending() {
-            return Poll::Pending;
-        }
-        self.is_done = true;
-        let after = self.timeout;
-        let outcome = self.leave();
-        Poll::Ready(outcome.unwrap_or_else(|sent| Err(SendError::TimedOut { after, sent })))
+        let outcome = self.poll_outcome(context);
+        self.is_done = outcome.is_ready();
+        outcome
     }
 }
 
 impl Drop for Receipt {
     fn drop(&mut self) {
         if !self.is_done {
-            let _ = self.leave();
+            // Packets are sent under this lock: one that has not been sent now will not be.
+            let packets = self.remote.packets();
+            self.slot.has_left.store(true, Ordering::Relaxed);
+            drop(packets);
+            let waker = self.slot.told.lock().waker.take();
+            drop(waker);
         }
     }
 }

@@ -308,6 +308,11 @@ impl<W: Waits> Outbound<W> {
         self.rewind();
     }
 
+    /// Those who wait, in the order in which they came.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = &W> {
+        self.sent.iter().chain(&self.line).map(|entry| &entry.waits)
+    }
+
     /// Whether nothing is left to be sent or to be heard of.
     pub(crate) fn is_empty(&self) -> bool {
         self.sent.is_empty() && self.line.is_empty()
