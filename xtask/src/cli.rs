@@ -334,6 +334,7 @@ mod tests {
             Subject::Broker,
             Subject::Outbox,
             Subject::Lanes,
+            Subject::Peers,
         ];
         for subject in subjects {
             assert_eq!(parsed(subject.task()), of(subject, None, false, &[]));
