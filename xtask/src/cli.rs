@@ -19,6 +19,8 @@ usage: cargo xtask <command>
                             the outbox beside a bare channel, its journal beside bare redb
   bench lanes [--quick] [name…]
                             batches by key beside a task for each key and batch-aint-one
+  bench peers [--rounds N] [--quick] [name…]
+                            packets between processes beside zeromq and a bare TCP echo
   rabbit up|down            a private RabbitMQ node that stays until it is taken down
   deny                      licences, bans, sources and advisories (needs the network)
 
@@ -102,6 +104,7 @@ pub(crate) enum Subject {
     Broker,
     Outbox,
     Lanes,
+    Peers,
 }
 
 impl Subject {
@@ -111,6 +114,7 @@ impl Subject {
             "broker" => Some(Self::Broker),
             "outbox" => Some(Self::Outbox),
             "lanes" => Some(Self::Lanes),
+            "peers" => Some(Self::Peers),
             _ => None,
         }
     }
@@ -121,6 +125,7 @@ impl Subject {
             Self::Broker => "bench broker",
             Self::Outbox => "bench outbox",
             Self::Lanes => "bench lanes",
+            Self::Peers => "bench peers",
         }
     }
 
@@ -130,6 +135,7 @@ impl Subject {
             Self::Amqp | Self::Broker => "amqp",
             Self::Outbox => "outbox",
             Self::Lanes => "lanes",
+            Self::Peers => "peers",
         }
     }
 
@@ -140,6 +146,7 @@ impl Subject {
             Self::Broker => "broker",
             Self::Outbox => "wharf-outbox-compare",
             Self::Lanes => "wharf-lanes-compare",
+            Self::Peers => "wharf-peers-compare",
         }
     }
 
@@ -327,6 +334,7 @@ mod tests {
             Subject::Broker,
             Subject::Outbox,
             Subject::Lanes,
+            Subject::Peers,
         ];
         for subject in subjects {
             assert_eq!(parsed(subject.task()), of(subject, None, false, &[]));

@@ -91,6 +91,7 @@ fn format() -> Outcome {
         "benches/amqp/Cargo.toml",
         "benches/outbox/Cargo.toml",
         "benches/lanes/Cargo.toml",
+        "benches/peers/Cargo.toml",
     ];
     for outside in outside {
         cargo("fmt --check --manifest-path")

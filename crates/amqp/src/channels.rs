@@ -3,6 +3,7 @@
 use std::{
     any::Any,
     fmt,
+    future::Future,
     ops::Deref,
     sync::{
         Arc, OnceLock, Weak,
@@ -11,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::oneshot;
 use wharf::{Backoff, Failure, Manager, Pool};
 
 use crate::{
@@ -59,6 +61,34 @@ impl Channel {
     /// Whether the channel and its connection are open, as far as is known.
     pub fn is_open(&self) -> bool {
         self.channel.status().connected() && self.berth.link.is_live()
+    }
+
+    /// Runs a task on the thread on which the channel's connection is read and written: what it waits
+    /// for on this connection it hears of, and what it publishes goes out, without a change of threads.
+    /// Nothing is read or written while it computes, so that it should not for long, and it must not
+    /// block. It is within the context of a tokio runtime, which is not the caller's. When the connection
+    /// is lost it goes on elsewhere.
+    ///
+    /// Resolves to what the task comes to, or to nothing if it panics.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the result cancels the task, soon.
+    pub fn run<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> impl Future<Output = Option<T>> + Send + 'static {
+        let (mut end, ended) = oneshot::channel();
+        drop(self.link().spawn(async move {
+            let done = tokio::select! {
+                biased;
+                () = end.closed() => return,
+                done = task => done,
+            };
+            // Nobody may be waiting for it any more.
+            let _ = end.send(done);
+        }));
+        async move { ended.await.ok() }
     }
 
     /// lapin's channel, to be used while this is held.

@@ -281,3 +281,23 @@ async fn a_thousand_waiters_of_an_outage_are_served_in_the_order_they_came() {
     let served = served.lock().unwrap();
     assert!(served.iter().copied().eq(0..1000), "{served:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_runs_on_the_connections_thread_until_it_is_done_or_unwanted() {
+    let stage = Stage::on_the_shared_node().await;
+    let cluster = stage.cluster().connect().await.unwrap();
+    let channel = cluster.channels().get().await.unwrap();
+    let thread = channel.run(async { std::thread::current().name().map(str::to_owned) });
+    let thread = within("its result", SOON, thread).await.flatten();
+    assert_eq!(thread.as_deref(), Some("lapin-io-loop"));
+    let panic = channel.run(async { panic!("that is what it is for") });
+    assert_eq!(within("its end", SOON, panic).await, None::<()>);
+    let (mut held, hold) = tokio::sync::oneshot::channel::<()>();
+    let unwanted = channel.run(async move {
+        let _hold = hold;
+        std::future::pending::<()>().await;
+    });
+    drop(unwanted);
+    within("its drop", SOON, held.closed()).await;
+    assert_works(&channel).await;
+}

@@ -7,20 +7,21 @@ use wharf_amqp::{Cluster, State};
 
 use crate::{
     error::{Cause, PeerState},
-    remote::Remote,
-    route::{Answers, Route, Routes, Speaker},
+    remote::{ROOM, Remote},
+    route::{Answers, Routes, Speaker, Talk},
     wire::ToSender,
 };
-
-/// What a body has room for. One that is larger than a frame is cut up and put together again; one
-/// that is smaller than many packets costs a frame and a wake-up for few.
-const ROOM: usize = 64 << 10;
 
 /// Connects and sends, until the routes are closed.
 pub(crate) async fn drive(remote: Arc<Remote>, routes: Routes, mut stopped: watch::Receiver<()>) {
     let work = async {
         while let Ok(mut route) = routes.get(&remote.name).await {
-            let cause = serve(&remote, &mut route).await;
+            let cluster = route.cluster.clone();
+            let talk = route.talk.take().expect("bug: a route is served once");
+            // There the answers are read and what is sent is written, and nothing has to be handed over.
+            let channel = talk.speaker.channel();
+            let served = channel.run(serve(Arc::clone(&remote), cluster, talk)).await;
+            let cause = served.unwrap_or(Cause::Lost);
             remote.lost(cause);
             route.discard();
         }
@@ -29,18 +30,18 @@ pub(crate) async fn drive(remote: Arc<Remote>, routes: Routes, mut stopped: watc
         biased;
         _ = stopped.changed() => {}
         () = work => {}
+        () = remote.expire() => {}
     }
 }
 
 /// Sends on this connection until it is of no use any more.
-async fn serve(remote: &Remote, route: &mut Route) -> Cause {
-    let Route {
-        cluster,
+async fn serve(remote: Arc<Remote>, cluster: Cluster, talk: Talk) -> Cause {
+    let Talk {
         speaker,
-        answers,
+        mut answers,
         welcome,
-    } = route;
-    let welcomed = remote.with(|packets, settled| packets.welcome(welcome, settled));
+    } = talk;
+    let welcomed = remote.with(|packets, settled| packets.welcome(&welcome, settled));
     if let Err(violation) = welcomed {
         return Cause::Protocol(violation.to_string());
     }
@@ -48,9 +49,9 @@ async fn serve(remote: &Remote, route: &mut Route) -> Cause {
     tokio::select! {
         biased;
         () = remote.moved.notified() => Cause::Moved,
-        cause = hear(remote, answers) => cause,
-        cause = speak(remote, speaker) => cause,
-        () = lost(cluster) => Cause::Lost,
+        cause = hear(&remote, &mut answers) => cause,
+        cause = speak(&remote, &speaker) => cause,
+        () = lost(&cluster) => Cause::Lost,
     }
 }
 

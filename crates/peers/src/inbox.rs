@@ -185,11 +185,9 @@ impl Sender {
                 }
             }
             self.done(tag);
-            // With more to come, what follows tells of this as well.
-            if batches.is_empty() {
-                self.tell(epoch).await;
-                told = Instant::now();
-            }
+            // The sender may be waiting with the next.
+            self.tell(epoch).await;
+            told = Instant::now();
         }
     }
 

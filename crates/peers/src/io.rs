@@ -16,6 +16,9 @@ pub(crate) fn handle() -> io::Result<&'static Handle> {
         .thread_name("wharf-peers")
         .enable_all()
         .build()?;
-    // Of two that are made at once, one is not used.
-    Ok(RUNTIME.get_or_init(|| runtime).handle())
+    // Of two that are made at once, one is not used; to wait for its end here would block the caller's.
+    if let Err(unused) = RUNTIME.set(runtime) {
+        unused.shutdown_background();
+    }
+    Ok(RUNTIME.get().expect("bug: it has been set").handle())
 }

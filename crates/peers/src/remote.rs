@@ -6,14 +6,14 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    task::Waker,
 };
 
 use bytes::Bytes;
-use futures_util::FutureExt;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::{MappedMutexGuard, Mutex, MutexGuard};
 use tokio::{
-    sync::{Notify, Semaphore, SemaphorePermit, watch},
-    time::{Instant, timeout_at},
+    sync::{Notify, Semaphore, watch},
+    time::{Instant, sleep_until, timeout_at},
 };
 
 use crate::{
@@ -25,18 +25,21 @@ use crate::{
     wire::{Epoch, weight},
 };
 
+/// What a body has room for. One that is larger than a frame is cut up and put together again; one
+/// that is smaller than many packets costs a frame and a wake-up for few.
+pub(crate) const ROOM: usize = 64 << 10;
+
 /// Another peer: its packets, its place in the window, and how the connection is.
 pub(crate) struct Remote {
     pub(crate) name: String,
     pub(crate) config: Arc<Config>,
     address: Mutex<String>,
-    packets: Mutex<Packets>,
-    /// Places in the window, and its bytes.
-    places: Semaphore,
-    bytes: Semaphore,
-    /// Whoever has this waits for these two, and puts a packet in line: one after the other, in the
-    /// order in which they came.
+    held: Mutex<Held>,
+    /// Whoever has this waits for room, and puts a packet in line: one after the other, in the order in
+    /// which they came.
     turn: Semaphore,
+    /// There is room, if somebody waits for that.
+    freed: Notify,
     state: watch::Sender<PeerState>,
     /// Nothing more is accepted.
     is_closing: AtomicBool,
@@ -44,11 +47,31 @@ pub(crate) struct Remote {
     pub(crate) wake: Notify,
     /// The address has changed.
     pub(crate) moved: Notify,
+    /// There is a packet that waited for its place.
+    hurried: Notify,
     /// Everything is answered, if somebody waits for that.
     drained: Notify,
 }
 
 pub(crate) type Packets = Outbound<Ticket>;
+
+/// The packets, and what is left of their window.
+struct Held {
+    packets: Packets,
+    places: usize,
+    bytes: usize,
+    /// How many wait for room. Nobody else takes any before them.
+    waiting: usize,
+}
+
+/// What becomes of a packet at first: it is in line, or is among those that wait for room.
+enum Entry<'a> {
+    InLine(Receipt),
+    Waits(Waiting<'a>, Bytes),
+}
+
+/// One of those who wait for room.
+struct Waiting<'a>(&'a Remote);
 
 impl Remote {
     pub(crate) fn new(name: &str, address: &str, config: &Arc<Config>, epoch: Epoch) -> Arc<Self> {
@@ -60,16 +83,21 @@ impl Remote {
             name: name.to_owned(),
             config: Arc::clone(config),
             address: Mutex::new(address.to_owned()),
-            packets: Mutex::new(Outbound::new(epoch, restarts)),
-            places: Semaphore::new(config.window),
-            bytes: Semaphore::new(config.window_bytes),
+            held: Mutex::new(Held {
+                packets: Outbound::new(epoch, restarts),
+                places: config.window,
+                bytes: config.window_bytes,
+                waiting: 0,
+            }),
             turn: Semaphore::new(1),
+            freed: Notify::new(),
             state: watch::Sender::new(PeerState::Disconnected {
                 cause: Cause::NotYet,
             }),
             is_closing: AtomicBool::new(false),
             wake: Notify::new(),
             moved: Notify::new(),
+            hurried: Notify::new(),
             drained: Notify::new(),
         })
     }
@@ -83,69 +111,94 @@ impl Remote {
                 limit,
             });
         }
-        self.admits()?;
-        let timeout = self.config.send_timeout;
-        let deadline = Instant::now() + timeout;
-        let weight = self.weight(&packet);
-        let turn = self.wait_for_room(weight, deadline).await?;
-        let (ticket, receipt) = Receipt::new(Arc::clone(self), deadline, timeout);
-        {
-            let mut packets = self.packets.lock();
-            // Whoever changes the state takes the line back afterwards.
-            if let Err(refused) = self.admits() {
-                drop(packets);
-                self.release(1, weight);
-                return Err(refused);
-            }
-            packets.push(packet, ticket);
+        let deadline = Instant::now() + self.config.send_timeout;
+        match self.enter(packet, deadline)? {
+            Entry::InLine(receipt) => Ok(receipt),
+            Entry::Waits(waiting, packet) => self.wait_for_room(waiting, packet, deadline).await,
         }
-        drop(turn);
-        self.wake.notify_one();
-        Ok(receipt)
     }
 
-    /// A place in the window, and the right to be the next in line, for as long as the result lives.
-    async fn wait_for_room(
-        &self,
-        weight: usize,
-        deadline: Instant,
-    ) -> Result<SemaphorePermit<'_>, SendError> {
-        let room = self.room(weight);
-        tokio::pin!(room);
-        if let Some(turn) = room.as_mut().now_or_never() {
-            return Ok(turn);
+    fn enter(self: &Arc<Self>, packet: Bytes, deadline: Instant) -> Result<Entry<'_>, SendError> {
+        let mut held = self.held.lock();
+        // Whoever changes the state takes the line back afterwards.
+        self.admits()?;
+        if held.waiting == 0 && held.take(self.weight(&packet)) {
+            return Ok(Entry::InLine(self.put_in_line(held, packet, deadline)));
         }
+        held.waiting += 1;
+        Ok(Entry::Waits(Waiting(self), packet))
+    }
+
+    fn put_in_line(
+        self: &Arc<Self>,
+        mut held: MutexGuard<'_, Held>,
+        packet: Bytes,
+        deadline: Instant,
+    ) -> Receipt {
+        let (ticket, receipt) = Receipt::new(Arc::clone(self), deadline);
+        held.packets.push(packet, ticket);
+        let gathers = held.packets.gathers(ROOM);
+        drop(held);
+        if !gathers {
+            self.wake.notify_one();
+        }
+        receipt
+    }
+
+    /// Puts a packet in line when its turn has come, and there is room.
+    async fn wait_for_room(
+        self: &Arc<Self>,
+        waiting: Waiting<'_>,
+        mut packet: Bytes,
+        deadline: Instant,
+    ) -> Result<Receipt, SendError> {
+        let in_line = async {
+            let _waiting = waiting;
+            let _turn = self.turn.acquire().await.expect("bug: it is never closed");
+            loop {
+                if let Some(receipt) = self.enter_in_turn(&mut packet, deadline)? {
+                    return Ok(receipt);
+                }
+                // A call that came in between is kept for whoever waits next.
+                self.freed.notified().await;
+            }
+        };
         let mut state = self.state.subscribe();
         let refused = state.wait_for(|state| self.refuses(state).is_some());
         let after = self.config.send_timeout;
         tokio::select! {
             biased;
-            room = timeout_at(deadline, room) => {
-                room.map_err(|_| SendError::TimedOut { after, sent: false })
+            receipt = timeout_at(deadline, in_line) => {
+                receipt.unwrap_or(Err(SendError::TimedOut { after, sent: false }))
             }
             _ = refused => self.admits().and(Err(SendError::Closed { sent: false })),
         }
     }
 
-    async fn room(&self, weight: usize) -> SemaphorePermit<'_> {
-        const OPEN: &str = "bug: the window is never closed";
-        let weight = u32::try_from(weight).expect("bug: packets are bounded");
-        let turn = self.turn.acquire().await.expect(OPEN);
-        let place = self.places.acquire().await.expect(OPEN);
-        let bytes = self.bytes.acquire_many(weight).await.expect(OPEN);
-        place.forget();
-        bytes.forget();
-        turn
+    /// Takes the packet if there is room.
+    fn enter_in_turn(
+        self: &Arc<Self>,
+        packet: &mut Bytes,
+        deadline: Instant,
+    ) -> Result<Option<Receipt>, SendError> {
+        let mut held = self.held.lock();
+        self.admits()?;
+        if !held.take(self.weight(packet)) {
+            return Ok(None);
+        }
+        let receipt = self.put_in_line(held, std::mem::take(packet), deadline);
+        // Some of its time has passed, so that it may be due before anybody looks.
+        self.hurried.notify_one();
+        Ok(Some(receipt))
     }
 
     /// What a packet takes of the window's bytes: all of them, if it is larger.
     fn weight(&self, packet: &Bytes) -> usize {
-        weight(packet.len()).min(self.config.window_bytes)
+        self.bounded(weight(packet.len()))
     }
 
-    fn release(&self, places: usize, bytes: usize) {
-        self.places.add_permits(places);
-        self.bytes.add_permits(bytes);
+    fn bounded(&self, weight: usize) -> usize {
+        weight.min(self.config.window_bytes)
     }
 
     /// Whether packets are taken, as things are.
@@ -175,8 +228,8 @@ impl Remote {
         }
     }
 
-    pub(crate) fn packets(&self) -> MutexGuard<'_, Packets> {
-        self.packets.lock()
+    pub(crate) fn packets(&self) -> MappedMutexGuard<'_, Packets> {
+        MutexGuard::map(self.held.lock(), |held| &mut held.packets)
     }
 
     /// Lets `work` have the packets, then tells those whose fate it found out.
@@ -185,11 +238,17 @@ impl Remote {
         work: impl FnOnce(&mut Packets, &mut Vec<Settled<Ticket>>) -> R,
     ) -> R {
         let mut settled = Vec::new();
-        let (result, is_empty) = {
-            let mut packets = self.packets.lock();
-            let result = work(&mut packets, &mut settled);
-            (result, packets.is_empty())
-        };
+        let mut held = self.held.lock();
+        let result = work(&mut held.packets, &mut settled);
+        held.places += settled.len();
+        let weights = settled.iter().map(|each| self.bounded(each.weight));
+        held.bytes += weights.sum::<usize>();
+        let is_empty = held.packets.is_empty();
+        let is_awaited = held.waiting > 0 && !settled.is_empty();
+        drop(held);
+        if is_awaited {
+            self.freed.notify_one();
+        }
         self.settle(settled);
         if is_empty {
             self.drained.notify_waiters();
@@ -198,15 +257,7 @@ impl Remote {
     }
 
     fn settle(&self, settled: Vec<Settled<Ticket>>) {
-        let places = settled.len();
-        let mut bytes = 0;
-        for Settled {
-            waits,
-            fate,
-            weight,
-        } in settled
-        {
-            bytes += weight.min(self.config.window_bytes);
+        for Settled { waits, fate, .. } in settled {
             waits.settle(match fate {
                 Fate::Accepted => Ok(()),
                 Fate::Rejected(reason) => Err(SendError::Rejected { reason }),
@@ -219,9 +270,38 @@ impl Remote {
                 }
             });
         }
-        if places > 0 {
-            self.release(places, bytes);
+    }
+
+    /// Tells those whose time is up, forever. One timer for all is cheaper than one for each packet, which
+    /// would wake the user's runtime, and most are never due.
+    pub(crate) async fn expire(&self) {
+        loop {
+            let next = self.expire_until(Instant::now());
+            tokio::select! {
+                biased;
+                () = self.hurried.notified() => {}
+                () = sleep_until(next) => {}
+            }
         }
+    }
+
+    /// Says when the next may be due: they are in line in the order in which their time is up, and those
+    /// that come later have all of it.
+    fn expire_until(&self, now: Instant) -> Instant {
+        let after = self.config.send_timeout;
+        let mut woken = Vec::new();
+        let next = {
+            let packets = self.packets();
+            let mut waiting = packets.waiting();
+            loop {
+                match waiting.next() {
+                    Some(ticket) if ticket.deadline() <= now => woken.extend(ticket.expire(after)),
+                    other => break other.map_or(now + after, Ticket::deadline),
+                }
+            }
+        };
+        woken.into_iter().for_each(Waker::wake);
+        next
     }
 
     pub(crate) fn address(&self) -> String {
@@ -271,7 +351,7 @@ impl Remote {
 
     /// The connection is gone.
     pub(crate) fn lost(&self, cause: Cause) {
-        self.packets.lock().disconnected();
+        self.packets().disconnected();
         self.set_state(PeerState::Disconnected { cause });
     }
 
@@ -286,7 +366,7 @@ impl Remote {
             let drained = self.drained.notified();
             tokio::pin!(drained);
             drained.as_mut().enable();
-            if self.packets.lock().is_empty() {
+            if self.packets().is_empty() {
                 return;
             }
             drained.await;
@@ -310,6 +390,24 @@ impl Remote {
     }
 }
 
+impl Held {
+    /// Takes room for a packet of this weight, if there is so much.
+    fn take(&mut self, weight: usize) -> bool {
+        let has_room = self.places > 0 && self.bytes >= weight;
+        if has_room {
+            self.places -= 1;
+            self.bytes -= weight;
+        }
+        has_room
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.held.lock().waiting -= 1;
+    }
+}
+
 /// Without the packets.
 impl fmt::Debug for Remote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -318,5 +416,105 @@ impl fmt::Debug for Remote {
             .field("address", &self.address())
             .field("state", &*self.state.borrow())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{pin::pin, time::Duration};
+
+    use futures_util::FutureExt;
+    use tokio::{task::yield_now, time::advance};
+
+    use super::*;
+    use crate::wire::{Receipt as Handled, Welcome};
+
+    const TIMEOUT: Duration = Duration::from_secs(10);
+
+    const EPOCH: Epoch = Epoch(1);
+
+    /// One with room for a single packet.
+    fn remote() -> Arc<Remote> {
+        let config = Config {
+            window: 1,
+            send_timeout: TIMEOUT,
+            ..Config::default()
+        };
+        Remote::new("other", "127.0.0.1:1", &Arc::new(config), EPOCH)
+    }
+
+    fn handled(packets: u64) -> Handled {
+        Handled {
+            epoch: EPOCH,
+            handled: packets,
+            rejected: Vec::new(),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_packet_that_was_sent_times_out_as_such_and_its_place_comes_with_the_answer() {
+        let remote = remote();
+        let receipt = remote.submit("a".into()).await.unwrap();
+        let welcome = Welcome {
+            receiver: Epoch(2),
+            next: 0,
+            receipt: handled(0),
+            limits: remote.config.limits(),
+        };
+        remote
+            .with(|packets, settled| packets.welcome(&welcome, settled))
+            .unwrap();
+        assert!(
+            remote
+                .with(|packets, settled| packets.pack(ROOM, settled))
+                .is_some()
+        );
+        let began = Instant::now();
+        let outcome = tokio::select! {
+            outcome = receipt => outcome,
+            () = remote.expire() => unreachable!("it has no end"),
+        };
+        assert!(
+            matches!(outcome, Err(SendError::TimedOut { sent: true, .. })),
+            "{outcome:?}"
+        );
+        assert!(began.elapsed() >= TIMEOUT);
+        let late = remote.submit("b".into()).await.map(drop);
+        assert!(
+            matches!(late, Err(SendError::TimedOut { sent: false, .. })),
+            "{late:?}"
+        );
+        remote
+            .with(|packets, settled| packets.receipt(&handled(1), settled))
+            .unwrap();
+        assert!(remote.submit("c".into()).now_or_never().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waited_for_its_place_has_no_more_time_than_others() {
+        let remote = remote();
+        let first = remote.submit("a".into()).await.unwrap();
+        let began = Instant::now();
+        let second = tokio::spawn({
+            let remote = Arc::clone(&remote);
+            async move { remote.submit("b".into()).await }
+        });
+        yield_now().await;
+        advance(TIMEOUT / 2).await;
+        remote.with(|packets, settled| packets.take_line(settled));
+        drop(first);
+        let mut expire = pin!(remote.expire());
+        // It finds nobody whose time it would have to keep.
+        assert!(expire.as_mut().now_or_never().is_none());
+        let second = second.await.unwrap().unwrap();
+        let outcome = tokio::select! {
+            outcome = second => outcome,
+            () = expire => unreachable!("it has no end"),
+        };
+        assert!(
+            matches!(outcome, Err(SendError::TimedOut { sent: false, .. })),
+            "{outcome:?}"
+        );
+        assert!(began.elapsed() < TIMEOUT * 11 / 10, "{:?}", began.elapsed());
     }
 }

@@ -53,6 +53,12 @@ pub(crate) fn routes(
 /// A connection on which the other peer has said welcome.
 pub(crate) struct Route {
     pub(crate) cluster: Cluster,
+    /// Taken by whoever serves it, once.
+    pub(crate) talk: Option<Talk>,
+}
+
+/// Both ways of a connection, and what the other peer has said so far.
+pub(crate) struct Talk {
     pub(crate) speaker: Speaker,
     pub(crate) answers: Answers,
     pub(crate) welcome: Welcome,
@@ -60,7 +66,7 @@ pub(crate) struct Route {
 
 /// What is said to the other peer.
 pub(crate) struct Speaker {
-    channel: Channel,
+    channel: Arc<Channel>,
     inbox: ShortString,
     properties: BasicProperties,
 }
@@ -69,6 +75,10 @@ pub(crate) struct Speaker {
 pub(crate) struct Answers(Consumer);
 
 impl Speaker {
+    pub(crate) fn channel(&self) -> Arc<Channel> {
+        Arc::clone(&self.channel)
+    }
+
     /// Sends a body. Returns when it is on its way.
     pub(crate) async fn say(&self, body: &[u8]) -> lapin::Result<()> {
         let options = BasicPublishOptions::default();
@@ -139,9 +149,11 @@ impl Dialler {
         };
         Ok(Route {
             cluster,
-            speaker,
-            answers,
-            welcome,
+            talk: Some(Talk {
+                speaker,
+                answers,
+                welcome,
+            }),
         })
     }
 
@@ -191,7 +203,7 @@ impl Dialler {
             .await?;
         let name = self.remote.config.name.as_str();
         let speaker = Speaker {
-            channel,
+            channel: Arc::new(channel),
             inbox: names::inbox(name).into(),
             properties: BasicProperties::default()
                 .with_user_id(name.into())

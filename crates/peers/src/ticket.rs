@@ -3,49 +3,80 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, Waker},
     time::Duration,
 };
 
 use parking_lot::Mutex;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 
 use crate::{core::outbound::Waits, error::SendError, remote::Remote};
 
 /// The end that is told.
 #[derive(Debug)]
-pub(crate) struct Ticket(Arc<Mutex<Slot>>);
+pub(crate) struct Ticket(Arc<Slot>);
 
-/// What both ends know. Its lock is taken after that of the packets, if both are.
+/// What both ends know.
 #[derive(Debug)]
 struct Slot {
+    deadline: Instant,
+    /// Taken after the lock of the packets, if both are.
+    told: Mutex<Told>,
+    /// These two are looked at and changed under the lock of the packets only, which orders them.
+    was_sent: AtomicBool,
+    has_left: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Told {
     outcome: Option<Result<(), SendError>>,
     waker: Option<Waker>,
-    was_sent: bool,
-    has_left: bool,
 }
 
 impl Ticket {
+    /// When the time of whoever waits is up.
+    pub(crate) fn deadline(&self) -> Instant {
+        self.0.deadline
+    }
+
     /// Tells, and wakes whoever waits.
     pub(crate) fn settle(self, outcome: Result<(), SendError>) {
-        let mut slot = self.0.lock();
-        slot.outcome = Some(outcome);
-        let waker = slot.waker.take();
-        drop(slot);
-        if let Some(waker) = waker {
+        if let Some(waker) = self.0.tell(outcome) {
             waker.wake();
         }
+    }
+
+    /// Tells that the time is up, under the lock of the packets, by which it is decided whether it was
+    /// sent. Whoever is to be woken is so without it.
+    pub(crate) fn expire(&self, after: Duration) -> Option<Waker> {
+        if self.0.has_left.swap(true, Ordering::Relaxed) {
+            return None;
+        }
+        let sent = self.0.was_sent.load(Ordering::Relaxed);
+        self.0.tell(Err(SendError::TimedOut { after, sent }))
+    }
+}
+
+impl Slot {
+    /// The first word stands. Says who is to be woken.
+    fn tell(&self, outcome: Result<(), SendError>) -> Option<Waker> {
+        let mut told = self.told.lock();
+        told.outcome.get_or_insert(outcome);
+        told.waker.take()
     }
 }
 
 impl Waits for Ticket {
     fn has_left(&self) -> bool {
-        self.0.lock().has_left
+        self.0.has_left.load(Ordering::Relaxed)
     }
 
     fn sent(&self) {
-        self.0.lock().was_sent = true;
+        self.0.was_sent.store(true, Ordering::Relaxed);
     }
 }
 
@@ -56,54 +87,33 @@ impl Waits for Ticket {
 #[must_use = "dropping it takes a packet that is not sent yet back"]
 #[derive(Debug)]
 pub struct Receipt {
-    slot: Arc<Mutex<Slot>>,
+    slot: Arc<Slot>,
     remote: Arc<Remote>,
-    deadline: Instant,
-    timeout: Duration,
-    timer: Option<Pin<Box<Sleep>>>,
     is_done: bool,
 }
 
 impl Receipt {
-    pub(crate) fn new(remote: Arc<Remote>, deadline: Instant, timeout: Duration) -> (Ticket, Self) {
-        let slot = Arc::new(Mutex::new(Slot {
-            outcome: None,
-            waker: None,
-            was_sent: false,
-            has_left: false,
-        }));
+    pub(crate) fn new(remote: Arc<Remote>, deadline: Instant) -> (Ticket, Self) {
+        let slot = Arc::new(Slot {
+            deadline,
+            told: Mutex::default(),
+            was_sent: AtomicBool::new(false),
+            has_left: AtomicBool::new(false),
+        });
         let receipt = Self {
             slot: Arc::clone(&slot),
             remote,
-            deadline,
-            timeout,
-            timer: None,
             is_done: false,
         };
         (Ticket(slot), receipt)
     }
 
-    /// Nobody waits any more. Says how it stands: settled, or sent or not, which is decided now.
-    fn leave(&self) -> Result<Result<(), SendError>, bool> {
-        // Packets are sent under this lock: one that has not been sent now will not be.
-        let _packets = self.remote.packets();
-        let mut slot = self.slot.lock();
-        match slot.outcome.take() {
-            Some(outcome) => Ok(outcome),
-            None => {
-                slot.has_left = true;
-                slot.waker = None;
-                Err(slot.was_sent)
-            }
-        }
-    }
-
     fn poll_outcome(&self, context: &Context<'_>) -> Poll<Result<(), SendError>> {
-        let mut slot = self.slot.lock();
-        if let Some(outcome) = slot.outcome.take() {
+        let mut told = self.slot.told.lock();
+        if let Some(outcome) = told.outcome.take() {
             return Poll::Ready(outcome);
         }
-        match &mut slot.waker {
+        match &mut told.waker {
             Some(waker) => waker.clone_from(context.waker()),
             none => *none = Some(context.waker().clone()),
         }
@@ -116,28 +126,21 @@ impl Future for Receipt {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         assert!(!self.is_done, "a receipt is polled after it was ready");
-        if let Poll::Ready(outcome) = self.poll_outcome(context) {
-            self.is_done = true;
-            return Poll::Ready(outcome);
-        }
-        let deadline = self.deadline;
-        let timer = self
-            .timer
-            .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-        if timer.as_mut().poll(context).is_pending() {
-            return Poll::Pending;
-        }
-        self.is_done = true;
-        let after = self.timeout;
-        let outcome = self.leave();
-        Poll::Ready(outcome.unwrap_or_else(|sent| Err(SendError::TimedOut { after, sent })))
+        let outcome = self.poll_outcome(context);
+        self.is_done = outcome.is_ready();
+        outcome
     }
 }
 
 impl Drop for Receipt {
     fn drop(&mut self) {
         if !self.is_done {
-            let _ = self.leave();
+            // Packets are sent under this lock: one that has not been sent now will not be.
+            let packets = self.remote.packets();
+            self.slot.has_left.store(true, Ordering::Relaxed);
+            drop(packets);
+            let waker = self.slot.told.lock().waker.take();
+            drop(waker);
         }
     }
 }

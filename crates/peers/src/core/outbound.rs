@@ -8,6 +8,11 @@ use bytes::Bytes;
 use super::Violation;
 use crate::wire::{Epoch, Hello, Limits, Packed, Packer, Receipt, Welcome, weight};
 
+/// With so many bodies under way, the next waits until it is full, or the oldest of these is handled. A
+/// body costs both sides far more than a packet: this gathers many in one where they come fast, and
+/// holds none up where they do not.
+const BODIES: usize = 4;
+
 /// Who waits for the fate of a packet.
 pub(crate) trait Waits {
     /// Nobody does any more.
@@ -71,8 +76,12 @@ pub(crate) struct Outbound<W> {
     cursor: usize,
     /// The weight of these.
     in_flight: usize,
+    /// The numbers behind the last packet of each body that is under way on this connection.
+    bodies: VecDeque<u64>,
     /// Accepted for sending and never sent.
     line: VecDeque<Entry<W>>,
+    /// The sizes of these, in a body.
+    line_size: usize,
     /// Whose words count, once there was a welcome.
     receiver: Option<Epoch>,
     /// What the receiver takes on this connection, once it has said so.
@@ -100,7 +109,9 @@ impl<W: Waits> Outbound<W> {
             sent: VecDeque::new(),
             cursor: 0,
             in_flight: 0,
+            bodies: VecDeque::new(),
             line: VecDeque::new(),
+            line_size: 0,
             receiver: None,
             limits: None,
         }
@@ -109,6 +120,7 @@ impl<W: Waits> Outbound<W> {
     /// One more packet at the end of the line.
     pub(crate) fn push(&mut self, packet: Bytes, waits: W) {
         let weight = weight(packet.len());
+        self.line_size += Packer::size_of(packet.len());
         self.line.push_back(Entry {
             packet,
             waits,
@@ -185,6 +197,9 @@ impl<W: Waits> Outbound<W> {
             settled.push(entry.settle(fate));
             self.base += 1;
         }
+        while self.bodies.front().is_some_and(|end| *end <= self.base) {
+            self.bodies.pop_front();
+        }
         Ok(())
     }
 
@@ -196,13 +211,17 @@ impl<W: Waits> Outbound<W> {
     fn rewind(&mut self) {
         self.cursor = 0;
         self.in_flight = 0;
+        self.bodies.clear();
         self.limits = None;
     }
 
     /// The next body to send, of `room` bytes unless a single packet needs more. Nothing if there is no
-    /// packet, or no place for one in the receiver's window.
+    /// packet, or no place for one in the receiver's window, or if more packets are to be gathered.
     pub(crate) fn pack(&mut self, room: usize, settled: &mut Vec<Settled<W>>) -> Option<Packed> {
         let limits = self.limits?;
+        if self.gathers(room) {
+            return None;
+        }
         let first = self.base + self.cursor as u64;
         let mut packer = None;
         while let Some((size, weight)) = self.next(settled) {
@@ -213,7 +232,8 @@ impl<W: Waits> Outbound<W> {
                 break;
             }
             if self.cursor == self.sent.len() {
-                self.sent.extend(self.line.pop_front());
+                let entry = self.leave_line();
+                self.sent.extend(entry);
             }
             let entry = &self.sent[self.cursor];
             entry.waits.sent();
@@ -221,9 +241,20 @@ impl<W: Waits> Outbound<W> {
             self.cursor += 1;
             self.in_flight += weight;
         }
-        packer
-            .filter(|packer| !packer.is_empty())
-            .map(Packer::finish)
+        let packer = packer.filter(|packer| !packer.is_empty())?;
+        self.bodies.push_back(self.base + self.cursor as u64);
+        Some(packer.finish())
+    }
+
+    /// Enough is under way for the receiver to go on with, and what is in line would not fill a body.
+    pub(crate) fn gathers(&self, room: usize) -> bool {
+        self.bodies.len() >= BODIES && self.cursor == self.sent.len() && self.line_size < room
+    }
+
+    fn leave_line(&mut self) -> Option<Entry<W>> {
+        let entry = self.line.pop_front()?;
+        self.line_size -= Packer::size_of(entry.packet.len());
+        Some(entry)
     }
 
     /// Size and weight of the next to send. One whose caller has left goes: without a trace if it was never
@@ -249,7 +280,7 @@ impl<W: Waits> Outbound<W> {
             } else {
                 return Some((size, entry.weight));
             };
-            let entry = self.line.pop_front();
+            let entry = self.leave_line();
             settled.extend(entry.map(|entry| entry.settle(fate)));
         }
     }
@@ -263,6 +294,7 @@ impl<W: Waits> Outbound<W> {
 
     /// Takes back what was never sent.
     pub(crate) fn take_line(&mut self, settled: &mut Vec<Settled<W>>) {
+        self.line_size = 0;
         let line = self.line.drain(..);
         settled.extend(line.map(|entry| entry.settle(Fate::Unsent)));
     }
@@ -274,6 +306,11 @@ impl<W: Waits> Outbound<W> {
         settled.extend(sent.map(|entry| entry.settle(Fate::Unknown)));
         self.take_line(settled);
         self.rewind();
+    }
+
+    /// Those who wait, in the order in which they came.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = &W> {
+        self.sent.iter().chain(&self.line).map(|entry| &entry.waits)
     }
 
     /// Whether nothing is left to be sent or to be heard of.

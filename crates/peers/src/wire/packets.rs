@@ -66,8 +66,7 @@ impl Packets {
 
     /// The sizes of all, those given up as nothing.
     pub(crate) fn sizes(&self) -> impl Iterator<Item = usize> {
-        self.clone()
-            .map(|packet| packet.map_or(0, |packet| packet.len()))
+        Sizes(&self.body).map(|size| size.expect("bug: every length was looked at"))
     }
 }
 
@@ -86,18 +85,39 @@ impl Iterator for Packets {
 }
 
 /// How many packets there are, or nothing if the last one is cut off.
-fn count(mut rest: &[u8]) -> Option<u32> {
-    let mut count = 0_u32;
-    while !rest.is_empty() {
-        let (length, behind) = rest.split_first_chunk::<LENGTH>()?;
-        let length = match u32::from_be_bytes(*length) {
+fn count(rest: &[u8]) -> Option<u32> {
+    Sizes(rest).try_fold(0_u32, |count, size| size.and(count.checked_add(1)))
+}
+
+/// The sizes of packets, those given up as nothing; nothing in place of one that is cut off, which is
+/// the last.
+struct Sizes<'a>(&'a [u8]);
+
+impl Iterator for Sizes<'_> {
+    type Item = Option<usize>;
+
+    fn next(&mut self) -> Option<Option<usize>> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let size = self.size();
+        if size.is_none() {
+            self.0 = &[];
+        }
+        Some(size)
+    }
+}
+
+impl Sizes<'_> {
+    fn size(&mut self) -> Option<usize> {
+        let (length, behind) = self.0.split_first_chunk::<LENGTH>()?;
+        let size = match u32::from_be_bytes(*length) {
             VOID => 0,
             length => length as usize,
         };
-        rest = behind.get(length..)?;
-        count = count.checked_add(1)?;
+        self.0 = behind.get(size..)?;
+        Some(size)
     }
-    Some(count)
 }
 
 /// Packs packets with consecutive numbers into a body.
@@ -122,12 +142,20 @@ impl Packer {
         let mut written = [0; HEADER];
         let written = postcard::to_slice(&header, &mut written);
         body.put_slice(written.expect("bug: three numbers fit"));
-        Self { body, count: 0 }
+        Self {
+            body,
+            count: 0,
+        }
     }
 
     /// What the body would be with this packet in it, in bytes.
     pub(crate) fn size_with(&self, packet: usize) -> usize {
-        self.body.len() + LENGTH + packet
+        self.body.len() + Self::size_of(packet)
+    }
+
+    /// What a packet of this size takes of a body, in bytes.
+    pub(crate) fn size_of(packet: usize) -> usize {
+        LENGTH + packet
     }
 
     /// # Panics
