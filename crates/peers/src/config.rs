@@ -179,7 +179,11 @@ impl Config {
         let named = |name: &str| is_name(name) && name != self.name;
         let bound = "names of others, of 1 to 200 bytes without control characters";
         require(self.peers.keys().all(|name| named(name)), "peers", bound)?;
-        require(self.callers.iter().all(|name| named(name)), "callers", bound)?;
+        require(
+            self.callers.iter().all(|name| named(name)),
+            "callers",
+            bound,
+        )?;
         let addresses = self.peers.values().all(|address| split(address).is_some());
         require(addresses, "peers", "addresses as host:port")?;
         let listen = self.listen.as_deref().is_none_or(|at| split(at).is_some());
@@ -195,7 +199,11 @@ impl Config {
             "from 1 to 1,048,576",
         )?;
         let bytes = weight(0)..=usize::MAX >> 4;
-        require(bytes.contains(&self.window_bytes), "window_bytes", "at least 64")?;
+        require(
+            bytes.contains(&self.window_bytes),
+            "window_bytes",
+            "at least 64",
+        )?;
         for (field, time) in [
             ("send_timeout", self.send_timeout),
             ("connect_timeout", self.connect_timeout),
@@ -208,7 +216,11 @@ impl Config {
         }
         let ascends = self.reconnect.min <= self.reconnect.max;
         require(ascends, "reconnect.max", "at least reconnect.min")?;
-        require(!self.is_exposed(), "token", "there, unless all is on loopback")
+        require(
+            !self.is_exposed(),
+            "token",
+            "there, unless all is on loopback",
+        )
     }
 
     /// Whether anybody could come by, or be taken for a peer, without a secret.
@@ -235,7 +247,9 @@ fn require(holds: bool, field: &'static str, bound: &'static str) -> Result<(), 
 /// Host, without brackets, and port.
 pub(crate) fn split(address: &str) -> Option<(&str, u16)> {
     let (host, port) = address.rsplit_once(':')?;
-    let inner = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let inner = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
     let host = match inner {
         Some(host) => host,
         None if host.contains(':') => return None,
@@ -250,7 +264,10 @@ fn is_loopback(address: &str) -> bool {
     let Some((host, _)) = split(address) else {
         return false;
     };
-    host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
+    host == "localhost"
+        || host
+            .parse()
+            .is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
 }
 
 #[cfg(test)]
@@ -278,7 +295,10 @@ mod tests {
         assert_eq!(field(|config| config.name.clear()), Some("name"));
         assert_eq!(field(|config| config.name = "a\nb".into()), Some("name"));
         assert_eq!(field(|config| config.name = "orders".into()), Some("peers"));
-        assert_eq!(field(|config| config.listen = Some("::1".into())), Some("listen"));
+        assert_eq!(
+            field(|config| config.listen = Some("::1".into())),
+            Some("listen")
+        );
         assert_eq!(field(|config| config.window = 0), Some("window"));
         assert_eq!(field(|config| config.max_packet = 0), Some("max_packet"));
         let zero = field(|config| config.send_timeout = Duration::ZERO);
@@ -318,9 +338,20 @@ mod tests {
 
     #[test]
     fn hosts_are_told_from_ports() {
-        assert_eq!(split("orders.example:20002"), Some(("orders.example", 20002)));
+        assert_eq!(
+            split("orders.example:20002"),
+            Some(("orders.example", 20002))
+        );
         assert_eq!(split("[2001:db8::1]:5"), Some(("2001:db8::1", 5)));
-        for wrong in ["", "host", ":1", "host:", "host:65536", "2001:db8::1:5", "[]:1"] {
+        for wrong in [
+            "",
+            "host",
+            ":1",
+            "host:",
+            "host:65536",
+            "2001:db8::1:5",
+            "[]:1",
+        ] {
             assert_eq!(split(wrong), None, "{wrong}");
         }
     }

@@ -86,7 +86,10 @@ impl Sender {
         }
         match ToReceiver::decode(delivery.body()) {
             Ok(ToReceiver::Hello(hello)) => {
-                let reply_to = properties.reply_to().as_ref().map(|to| to.as_str().to_owned());
+                let reply_to = properties
+                    .reply_to()
+                    .as_ref()
+                    .map(|to| to.as_str().to_owned());
                 self.done(delivery.tag());
                 self.welcome(&hello, reply_to).await;
             }
@@ -123,7 +126,8 @@ impl Sender {
         if replaces {
             self.say(before.as_deref(), &ToSender::Replaced).await;
         }
-        self.say(current.as_deref(), &ToSender::Welcome(welcome)).await;
+        self.say(current.as_deref(), &ToSender::Welcome(welcome))
+            .await;
     }
 
     /// Tells what was handled of this life of the sender.
@@ -131,7 +135,8 @@ impl Sender {
         let current = self.reply_to.lock().await;
         let receipt = self.inbound.lock().receipt(epoch);
         if let Some(receipt) = receipt {
-            self.say(current.as_deref(), &ToSender::Receipt(receipt)).await;
+            self.say(current.as_deref(), &ToSender::Receipt(receipt))
+                .await;
         }
     }
 

@@ -113,10 +113,7 @@ where
         broker.start().await
     }
 
-    fn serve(
-        &self,
-        broker: Broker,
-    ) -> Result<(Open, SocketAddr), Box<dyn Error + Send + Sync>> {
+    fn serve(&self, broker: Broker) -> Result<(Open, SocketAddr), Box<dyn Error + Send + Sync>> {
         let addr = broker.addr();
         let broker = Arc::new(broker);
         let local = broker.attach(&self.config.name, "inbox")?;
@@ -147,10 +144,8 @@ where
         let sender = Sender::new(name, &open.broker, local, inbound, untrusted);
         let (batches, handled) = mpsc::unbounded_channel();
         let handler = Arc::clone(&self.handler);
-        open.handlers.spawn_on(
-            Arc::clone(&sender).handle(handler, handled),
-            &self.runtime,
-        );
+        open.handlers
+            .spawn_on(Arc::clone(&sender).handle(handler, handled), &self.runtime);
         open.readers
             .spawn(read(Arc::clone(&sender), deliveries, batches));
         open.senders.push(sender);

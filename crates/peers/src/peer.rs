@@ -1,13 +1,6 @@
 //! A peer, as users see it.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    future::Future,
-    io,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, fmt, future::Future, io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -100,7 +93,8 @@ impl Peer {
         H: Fn(Arc<str>, Bytes) -> F + Send + Sync + 'static,
         F: Future<Output = Result<(), HandlerError>> + Send + 'static,
     {
-        let runtime = Handle::try_current().map_err(|error| StartError::Runtime(io::Error::other(error)))?;
+        let runtime =
+            Handle::try_current().map_err(|error| StartError::Runtime(io::Error::other(error)))?;
         let own = own::handle().map_err(StartError::Runtime)?;
         let config = Arc::new(config);
         // Another life of this peer must not be taken for this one.
@@ -113,7 +107,11 @@ impl Peer {
         let routes = routes(&config, &remotes, own)?;
         let (stopped, is_stopped) = watch::channel(());
         for remote in remotes.values() {
-            own.spawn(drive(Arc::clone(remote), routes.clone(), is_stopped.clone()));
+            own.spawn(drive(
+                Arc::clone(remote),
+                routes.clone(),
+                is_stopped.clone(),
+            ));
         }
         let (orders, given) = watch::channel(Order::Listen);
         let (state, listener) = watch::channel(match config.listen {

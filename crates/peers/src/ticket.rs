@@ -65,11 +65,7 @@ pub struct Receipt {
 }
 
 impl Receipt {
-    pub(crate) fn new(
-        remote: Arc<Remote>,
-        deadline: Instant,
-        timeout: Duration,
-    ) -> (Ticket, Self) {
+    pub(crate) fn new(remote: Arc<Remote>, deadline: Instant, timeout: Duration) -> (Ticket, Self) {
         let slot = Arc::new(Mutex::new(Slot {
             outcome: None,
             waker: None,
@@ -125,7 +121,9 @@ impl Future for Receipt {
             return Poll::Ready(outcome);
         }
         let deadline = self.deadline;
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        let timer = self
+            .timer
+            .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
         if timer.as_mut().poll(context).is_pending() {
             return Poll::Pending;
         }

@@ -93,7 +93,10 @@ async fn a_rejection_has_its_reason_and_costs_nothing() {
             (outcome, expected) => panic!("{outcome:?} in place of {expected:?}"),
         }
     }
-    assert!(!state.has_changed().unwrap(), "the connection has been lost");
+    assert!(
+        !state.has_changed().unwrap(),
+        "the connection has been lost"
+    );
 }
 
 #[tokio::test]
@@ -120,15 +123,26 @@ async fn who_is_not_to_be_trusted_is_cut_off_where_that_is_asked() {
     let untrusted = timeout(LONG, sender.send("receiver", "untrusted")).await;
     // The verdict is told on the next connection, if it did not come through before the end of this.
     let untrusted = untrusted.expect("in time");
-    assert!(matches!(untrusted, Err(SendError::Rejected { .. })), "{untrusted:?}");
+    assert!(
+        matches!(untrusted, Err(SendError::Rejected { .. })),
+        "{untrusted:?}"
+    );
     // It may be back already.
-    timeout(LONG, state.changed()).await.expect("in time").unwrap();
+    timeout(LONG, state.changed())
+        .await
+        .expect("in time")
+        .unwrap();
 }
 
 #[tokio::test]
 async fn what_cannot_be_sent_is_said_at_once() {
     let receiver = Seen::default()
-        .start(peer("receiver").listen("127.0.0.1:0").caller("sender").max_packet(50))
+        .start(
+            peer("receiver")
+                .listen("127.0.0.1:0")
+                .caller("sender")
+                .max_packet(50),
+        )
         .await;
     let sender = sender(
         peer("sender")
@@ -142,7 +156,8 @@ async fn what_cannot_be_sent_is_said_at_once() {
     for (size, limit) in [(101, 100), (51, 50)] {
         let large = timeout(LONG, sender.send("receiver", vec![0; size])).await;
         let large = large.expect("in time").unwrap_err();
-        let told = matches!(large, SendError::TooLarge { size: s, limit: l } if (s, l) == (size, limit));
+        let told =
+            matches!(large, SendError::TooLarge { size: s, limit: l } if (s, l) == (size, limit));
         assert!(told, "{large:?}");
         assert!(!large.may_have_arrived());
     }
@@ -155,13 +170,21 @@ async fn without_a_peer_it_waits_or_fails_as_is_asked() {
     let short = Duration::from_millis(100);
     let patient = sender(peer("patient").peer("nobody", nobody).send_timeout(short)).await;
     let late = patient.send("nobody", "x").await.unwrap_err();
-    assert!(matches!(late, SendError::TimedOut { sent: false, .. }), "{late:?}");
+    assert!(
+        matches!(late, SendError::TimedOut { sent: false, .. }),
+        "{late:?}"
+    );
     assert!(!late.may_have_arrived());
 
     let hasty = sender(peer("hasty").peer("nobody", nobody).offline(Offline::Fail)).await;
     let mut state = hasty.watch("nobody").unwrap();
-    let early = timeout(LONG, hasty.send("nobody", "x")).await.expect("in time");
-    assert!(matches!(early, Err(SendError::NotConnected(Cause::Unreachable(_)))), "{early:?}");
+    let early = timeout(LONG, hasty.send("nobody", "x"))
+        .await
+        .expect("in time");
+    assert!(
+        matches!(early, Err(SendError::NotConnected(Cause::Unreachable(_)))),
+        "{early:?}"
+    );
     let down = state.wait_for(|state| matches!(state, PeerState::Disconnected { .. }));
     down.await.unwrap();
     let late = hasty.send("nobody", "x").await.unwrap_err();
@@ -180,8 +203,13 @@ async fn a_wrong_token_or_name_is_said_to_be_so() {
         peer("sender").token(""),
     ] {
         let stranger = sender(stranger.peer("receiver", &address)).await;
-        let refused = timeout(LONG, stranger.send("receiver", "x")).await.expect("in time");
-        assert!(matches!(refused, Err(SendError::Unauthorised)), "{refused:?}");
+        let refused = timeout(LONG, stranger.send("receiver", "x"))
+            .await
+            .expect("in time");
+        assert!(
+            matches!(refused, Err(SendError::Unauthorised)),
+            "{refused:?}"
+        );
     }
 }
 
@@ -239,7 +267,9 @@ async fn a_caller_that_leaves_before_its_packet_is_sent_takes_it_back() {
     let receiver = seen
         .start(peer("receiver").listen("127.0.0.1:0").caller("sender"))
         .await;
-    sender.move_peer("receiver", address(&receiver).await).unwrap();
+    sender
+        .move_peer("receiver", address(&receiver).await)
+        .unwrap();
     timeout(LONG, kept).await.expect("in time").unwrap();
     assert_eq!(seen.numbers("sender"), [1]);
 }
@@ -260,8 +290,14 @@ async fn what_was_accepted_is_sent_before_the_end_and_nothing_after_it() {
     outcomes.into_iter().for_each(|outcome| outcome.unwrap());
     assert_eq!(seen.all().len(), 1_000);
     let after = sender.send("receiver", "x").await;
-    assert!(matches!(after, Err(SendError::Closed { sent: false })), "{after:?}");
-    assert!(matches!(&*sender.watch("receiver").unwrap().borrow(), PeerState::Closed));
+    assert!(
+        matches!(after, Err(SendError::Closed { sent: false })),
+        "{after:?}"
+    );
+    assert!(matches!(
+        &*sender.watch("receiver").unwrap().borrow(),
+        PeerState::Closed
+    ));
 }
 
 #[tokio::test]
@@ -282,11 +318,20 @@ async fn a_stop_that_runs_out_of_time_says_what_it_left() {
     let sent = sender.submit("receiver", "x").await.unwrap();
     let unsent = sender.submit("nobody", "x").await.unwrap();
     let mut listener = receiver.listener();
-    let left = sender.stop_within(Duration::from_millis(200)).await.unwrap_err();
+    let left = sender
+        .stop_within(Duration::from_millis(200))
+        .await
+        .unwrap_err();
     assert_eq!((left.unanswered, left.unhandled), (2, 0));
     assert!(matches!(sent.await, Err(SendError::Closed { sent: true })));
-    assert!(matches!(unsent.await, Err(SendError::Closed { sent: false })));
-    let left = receiver.stop_within(Duration::from_millis(200)).await.unwrap_err();
+    assert!(matches!(
+        unsent.await,
+        Err(SendError::Closed { sent: false })
+    ));
+    let left = receiver
+        .stop_within(Duration::from_millis(200))
+        .await
+        .unwrap_err();
     assert_eq!((left.unanswered, left.unhandled), (0, 1));
     let closed = listener.wait_for(|state| matches!(state, wharf_peers::ListenerState::Closed));
     timeout(LONG, closed).await.expect("in time").unwrap();

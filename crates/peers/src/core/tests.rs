@@ -170,7 +170,8 @@ impl World {
             ToReceiver::Hello(hello) => {
                 self.is_heard = true;
                 let welcome = self.inbound.hello(&hello);
-                self.back.push_back(ToSender::Welcome(welcome).encode().into());
+                self.back
+                    .push_back(ToSender::Welcome(welcome).encode().into());
             }
             ToReceiver::Packets(packets) => match self.inbound.packets(packets) {
                 Ok(Arrived::New(packets)) => self.queue.push_back(packets),

@@ -66,7 +66,8 @@ impl Packets {
 
     /// The sizes of all, those given up as nothing.
     pub(crate) fn sizes(&self) -> impl Iterator<Item = usize> {
-        self.clone().map(|packet| packet.map_or(0, |packet| packet.len()))
+        self.clone()
+            .map(|packet| packet.map_or(0, |packet| packet.len()))
     }
 }
 
@@ -121,10 +122,7 @@ impl Packer {
         let mut written = [0; HEADER];
         let written = postcard::to_slice(&header, &mut written);
         body.put_slice(written.expect("bug: three numbers fit"));
-        Self {
-            body,
-            count: 0,
-        }
+        Self { body, count: 0 }
     }
 
     /// What the body would be with this packet in it, in bytes.

@@ -52,14 +52,20 @@ impl Seen {
             seen.note(&from, packet);
             async { Ok(()) }
         };
-        builder.start(handler).await.expect("the settings make sense")
+        builder
+            .start(handler)
+            .await
+            .expect("the settings make sense")
     }
 }
 
 /// One that handles nothing.
 pub(crate) async fn sender(builder: Builder) -> Peer {
     let handler = |_, _| async { Err("this peer handles nothing".into()) };
-    builder.start(handler).await.expect("the settings make sense")
+    builder
+        .start(handler)
+        .await
+        .expect("the settings make sense")
 }
 
 pub(crate) async fn address(peer: &Peer) -> String {
@@ -70,7 +76,10 @@ pub(crate) async fn address(peer: &Peer) -> String {
 pub(crate) async fn connected(peer: &Peer, to: &str) {
     let mut state = peer.watch(to).expect("there is such a peer");
     let up = state.wait_for(wharf_peers::PeerState::is_connected);
-    timeout(LONG, up).await.expect("in time").expect("the peer is there");
+    timeout(LONG, up)
+        .await
+        .expect("in time")
+        .expect("the peer is there");
 }
 
 pub(crate) fn packet(number: u64) -> Bytes {
