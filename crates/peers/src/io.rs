@@ -16,6 +16,9 @@ pub(crate) fn handle() -> io::Result<&'static Handle> {
         .thread_name("wharf-peers")
         .enable_all()
         .build()?;
-    // Of two that are made at once, one is not used.
-    Ok(RUNTIME.get_or_init(|| runtime).handle())
+    // Of two that are made at once, one is not used. It must not be waited for: this may be a task.
+    if let Err(second) = RUNTIME.set(runtime) {
+        second.shutdown_background();
+    }
+    Ok(RUNTIME.get().expect("bug: there is one").handle())
 }

@@ -1,6 +1,9 @@
 //! Peers for tests.
 #![allow(dead_code, reason = "each test program uses some of it")]
 
+pub(crate) mod amqp;
+pub(crate) mod tap;
+
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
