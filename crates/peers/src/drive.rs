@@ -1,8 +1,9 @@
 //! The task that keeps the connection to another peer, and sends.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::sleep};
+use wharf::Backoff;
 use wharf_amqp::{Cluster, State};
 
 use crate::{
@@ -19,10 +20,18 @@ const ROOM: usize = 64 << 10;
 /// Connects and sends, until the routes are closed.
 pub(crate) async fn drive(remote: Arc<Remote>, routes: Routes, mut stopped: watch::Receiver<()>) {
     let work = async {
+        let mut pace = Pace::default();
         while let Ok(mut route) = routes.get(&remote.name).await {
-            let cause = serve(&remote, &mut route).await;
+            let mut is_of_use = false;
+            let cause = serve(&remote, &mut route, &mut is_of_use).await;
+            let pause = pace.pause(&cause, is_of_use, remote.config.reconnect);
             remote.lost(cause);
             route.discard();
+            tokio::select! {
+                biased;
+                () = remote.moved.notified() => {}
+                () = sleep(pause) => {}
+            }
         }
     };
     tokio::select! {
@@ -32,8 +41,32 @@ pub(crate) async fn drive(remote: Arc<Remote>, routes: Routes, mut stopped: watc
     }
 }
 
-/// Sends on this connection until it is of no use any more.
-async fn serve(remote: &Remote, route: &mut Route) -> Cause {
+/// How soon after a connection the next one is tried. The pool paces attempts that fail; this paces
+/// those that succeed and come to nothing.
+#[derive(Default)]
+struct Pace {
+    /// Connections in a row on which nothing was answered.
+    idle: u32,
+}
+
+impl Pace {
+    fn pause(&mut self, cause: &Cause, is_of_use: bool, backoff: Backoff) -> Duration {
+        self.idle = if is_of_use { 0 } else { self.idle + 1 };
+        match cause {
+            Cause::Moved => Duration::ZERO,
+            // Who comes back at once is replaced at once, and so on without end.
+            Cause::Replaced => backoff.max.mul_f64(0.5 + fastrand::f64() / 2.0),
+            _ if is_of_use => Duration::ZERO,
+            _ => {
+                let doublings = (self.idle - 1).min(16);
+                backoff.min.saturating_mul(1 << doublings).min(backoff.max)
+            }
+        }
+    }
+}
+
+/// Sends on this connection until it is of no use any more. Notes whether it ever was.
+async fn serve(remote: &Remote, route: &mut Route, is_of_use: &mut bool) -> Cause {
     let Route {
         cluster,
         speaker,
@@ -48,7 +81,7 @@ async fn serve(remote: &Remote, route: &mut Route) -> Cause {
     tokio::select! {
         biased;
         () = remote.moved.notified() => Cause::Moved,
-        cause = hear(remote, answers) => cause,
+        cause = hear(remote, answers, is_of_use) => cause,
         cause = speak(remote, speaker) => cause,
         () = lost(cluster) => Cause::Lost,
     }
@@ -70,7 +103,7 @@ async fn speak(remote: &Remote, speaker: &Speaker) -> Cause {
 }
 
 /// Takes note of what the other side says.
-async fn hear(remote: &Remote, answers: &mut Answers) -> Cause {
+async fn hear(remote: &Remote, answers: &mut Answers, is_of_use: &mut bool) -> Cause {
     loop {
         match answers.next().await {
             Ok(ToSender::Receipt(receipt)) => {
@@ -78,6 +111,7 @@ async fn hear(remote: &Remote, answers: &mut Answers) -> Cause {
                 if let Err(violation) = noted {
                     return Cause::Protocol(violation.to_string());
                 }
+                *is_of_use = true;
                 remote.wake.notify_one();
             }
             Ok(ToSender::Replaced) => return Cause::Replaced,

@@ -7,7 +7,7 @@ use tokio::{
     runtime::Handle,
     sync::{mpsc, watch},
     task::JoinSet,
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 use wharf_broker::{Broker, ConsumeOptions, Local, LocalConsumer, QueueOptions, StartError};
 
@@ -19,6 +19,9 @@ use crate::{
     names,
     wire::{Epoch, largest_body},
 };
+
+/// For handlers that are given up to be dropped.
+const GRACE: Duration = Duration::from_millis(100);
 
 /// What a listener is told, and by when it has to be done.
 #[derive(Copy, Clone, Debug)]
@@ -108,7 +111,9 @@ where
             .max_connections(4 * senders.len() + 1024)
             .heartbeat(heartbeat);
         for sender in senders {
-            broker = broker.user(sender, config.token.reveal());
+            for token in std::iter::once(&config.token).chain(&config.other_token) {
+                broker = broker.user(sender, token.reveal());
+            }
         }
         broker.start().await
     }
@@ -137,11 +142,13 @@ where
         open: &mut Open,
     ) -> Result<(), wharf_broker::CommandError> {
         let queue = names::inbox(name);
-        local.declare_queue(&queue, QueueOptions::new())?;
+        // Others publish to it, and do nothing else with it.
+        local.declare_queue(&queue, QueueOptions::new().exclusive())?;
         let deliveries = local.consume(&queue, ConsumeOptions::new().exclusive())?;
         let inbound = Inbound::new(self.epoch, self.config.limits());
         let untrusted = self.config.disconnect_untrusted;
-        let sender = Sender::new(name, &open.broker, local, inbound, untrusted);
+        let own_name = &self.config.name;
+        let sender = Sender::new(name, own_name, &open.broker, local, inbound, untrusted);
         let (batches, handled) = mpsc::unbounded_channel();
         let handler = Arc::clone(&self.handler);
         open.handlers
@@ -151,6 +158,10 @@ where
         open.senders.push(sender);
         Ok(())
     }
+}
+
+async fn ended(tasks: &mut JoinSet<()>) {
+    while tasks.join_next().await.is_some() {}
 }
 
 async fn read(
@@ -170,10 +181,11 @@ impl Open {
     async fn stop(mut self, deadline: Instant) -> usize {
         // With its reader goes a sender's way to the handler, whose task ends when it is done.
         self.readers.shutdown().await;
-        let handled = async { while self.handlers.join_next().await.is_some() {} };
-        let _ = timeout_at(deadline, handled).await;
+        let _ = timeout_at(deadline, ended(&mut self.handlers)).await;
         let unhandled = self.senders.iter().map(|sender| sender.unhandled()).sum();
-        self.handlers.shutdown().await;
+        self.handlers.abort_all();
+        // One that blocks its thread ends when it does, which nobody waits for.
+        let _ = timeout(GRACE, ended(&mut self.handlers)).await;
         self.senders.clear();
         if let Some(broker) = Arc::into_inner(self.broker) {
             let left = deadline.saturating_duration_since(Instant::now());

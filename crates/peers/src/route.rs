@@ -66,7 +66,12 @@ pub(crate) struct Speaker {
 }
 
 /// What it says.
-pub(crate) struct Answers(Consumer);
+pub(crate) struct Answers {
+    words: Consumer,
+    /// Anybody who may log in there may publish here too. The broker has looked at what each says of
+    /// its name.
+    from: String,
+}
 
 impl Speaker {
     /// Sends a body. Returns when it is on its way.
@@ -88,12 +93,15 @@ impl Answers {
     ///
     /// Cancel safe: a word is taken when it is there.
     pub(crate) async fn next(&mut self) -> Result<ToSender, Cause> {
-        match self.0.next().await {
-            Some(Ok(delivery)) => {
+        loop {
+            let Some(Ok(delivery)) = self.words.next().await else {
+                return Err(Cause::Lost);
+            };
+            let user_id = delivery.properties.user_id().as_ref();
+            if user_id.map(|id| id.as_str()) == Some(&*self.from) {
                 let word = ToSender::decode(&delivery.data);
-                word.map_err(|malformed| Cause::Protocol(malformed.to_string()))
+                return word.map_err(|malformed| Cause::Protocol(malformed.to_string()));
             }
-            Some(Err(_)) | None => Err(Cause::Lost),
         }
     }
 }
@@ -197,7 +205,11 @@ impl Dialler {
                 .with_user_id(name.into())
                 .with_reply_to(queue.name().clone()),
         };
-        Ok((speaker, Answers(answers)))
+        let answers = Answers {
+            words: answers,
+            from: self.remote.name.clone(),
+        };
+        Ok((speaker, answers))
     }
 }
 

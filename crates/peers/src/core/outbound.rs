@@ -63,6 +63,8 @@ pub(crate) enum Restarts {
 pub(crate) struct Outbound<W> {
     epoch: Epoch,
     restarts: Restarts,
+    /// How often hello was said.
+    connections: u64,
     /// The number of the first of `sent`.
     base: u64,
     /// Numbered, in this order, and not known to be handled.
@@ -96,6 +98,7 @@ impl<W: Waits> Outbound<W> {
         Self {
             epoch,
             restarts,
+            connections: 0,
             base: 0,
             sent: VecDeque::new(),
             cursor: 0,
@@ -118,9 +121,12 @@ impl<W: Waits> Outbound<W> {
         });
     }
 
-    pub(crate) fn hello(&self) -> Hello {
+    /// The first word on a new connection.
+    pub(crate) fn hello(&mut self) -> Hello {
+        self.connections += 1;
         Hello {
             epoch: self.epoch,
+            connection: self.connections,
             base: self.base,
         }
     }

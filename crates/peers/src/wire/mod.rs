@@ -29,6 +29,8 @@ pub(crate) struct Epoch(pub(crate) u64);
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Hello {
     pub(crate) epoch: Epoch,
+    /// Connections have ascending numbers, so that a hello that comes late is known as such.
+    pub(crate) connection: u64,
     /// Everything below this number is settled, as the sender knows.
     pub(crate) base: u64,
 }
@@ -62,7 +64,8 @@ pub(crate) struct Receipt {
     pub(crate) epoch: Epoch,
     /// Everything below this number is handled.
     pub(crate) handled: u64,
-    /// Those of them that were rejected, in ascending order, and were not told on this connection.
+    /// Those of them that were rejected, in ascending order, and were not told on this connection. If
+    /// there are many, `handled` ends before the first that has no room.
     pub(crate) rejected: Vec<Rejected>,
 }
 

@@ -92,6 +92,7 @@ proptest! {
 #[test]
 fn each_word_is_read_as_it_was_said() {
     let hello = Hello {
+        connection: 3,
         epoch: Epoch(3),
         base: 4,
     };

@@ -209,11 +209,6 @@ pub(crate) fn publish(queue: &str, properties: &Properties<'_>, body: &[u8]) -> 
 /// The same up to its header, which claims so many bytes.
 pub(crate) fn announce(queue: &str, properties: &Properties<'_>, size: u64) -> Vec<u8> {
     let method = [&[0, 60, 0, 40, 0, 0, 0][..], &short(queue), &[0]].concat();
-    let header = [
-        &[0, 60, 0, 0][..],
-        &size.to_be_bytes(),
-        &properties.write(),
-    ]
-    .concat();
+    let header = [&[0, 60, 0, 0][..], &size.to_be_bytes(), &properties.write()].concat();
     [frame(METHOD, 1, &method), frame(HEADER, 1, &header)].concat()
 }
