@@ -114,7 +114,7 @@ async fn hear(remote: &Remote, answers: &mut Answers, is_of_use: &mut bool) -> C
                 *is_of_use = true;
                 remote.wake.notify_one();
             }
-            Ok(ToSender::Replaced) => return Cause::Replaced,
+            Ok(ToSender::Replaced(_)) => return Cause::Replaced,
             Ok(ToSender::Welcome(_)) => {
                 return Cause::Protocol("it said welcome twice".to_owned());
             }

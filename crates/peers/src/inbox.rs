@@ -128,8 +128,9 @@ impl Sender {
             return;
         };
         let before = std::mem::replace(&mut *current, reply_to);
-        if replaces {
-            self.say(before.as_deref(), &ToSender::Replaced).await;
+        if let Some(replaced) = replaces {
+            self.say(before.as_deref(), &ToSender::Replaced(replaced))
+                .await;
         }
         self.say(current.as_deref(), &ToSender::Welcome(welcome))
             .await;

@@ -23,6 +23,9 @@ use crate::{
 /// For handlers that are given up to be dropped.
 const GRACE: Duration = Duration::from_millis(100);
 
+/// For the other sides to take leave. One that does not could hold up the end for as long as it likes.
+const LEAVE: Duration = Duration::from_secs(1);
+
 /// What a listener is told, and by when it has to be done.
 #[derive(Copy, Clone, Debug)]
 pub(crate) enum Order {
@@ -190,7 +193,7 @@ impl Open {
         if let Some(broker) = Arc::into_inner(self.broker) {
             let left = deadline.saturating_duration_since(Instant::now());
             // Whoever does not answer in time is cut.
-            let _ = broker.stop_within(left).await;
+            let _ = broker.stop_within(left.min(LEAVE)).await;
         }
         unhandled
     }

@@ -20,7 +20,7 @@ use crate::{
     error::{Cause, PeerState},
     names,
     remote::Remote,
-    wire::{ToSender, Welcome},
+    wire::{Epoch, ToSender, Welcome},
 };
 
 /// The connections, one to each peer.
@@ -68,9 +68,10 @@ pub(crate) struct Speaker {
 /// What it says.
 pub(crate) struct Answers {
     words: Consumer,
-    /// Anybody who may log in there may publish here too. The broker has looked at what each says of
-    /// its name.
+    /// Anybody who may log in there may publish here, or have answers of its own sent here. The broker
+    /// has looked at what each says of its name.
     from: String,
+    to: Epoch,
 }
 
 impl Speaker {
@@ -98,9 +99,13 @@ impl Answers {
                 return Err(Cause::Lost);
             };
             let user_id = delivery.properties.user_id().as_ref();
-            if user_id.map(|id| id.as_str()) == Some(&*self.from) {
-                let word = ToSender::decode(&delivery.data);
-                return word.map_err(|malformed| Cause::Protocol(malformed.to_string()));
+            if user_id.map(|id| id.as_str()) != Some(&*self.from) {
+                continue;
+            }
+            match ToSender::decode(&delivery.data) {
+                Ok(word) if word.epoch() == self.to => return Ok(word),
+                Ok(_) => {}
+                Err(malformed) => return Err(Cause::Protocol(malformed.to_string())),
             }
         }
     }
@@ -139,8 +144,9 @@ impl Dialler {
             cause = refused(&cluster) => return Err(cause),
             channel = cluster.channels().get_owned() => channel.map_err(unreachable)?.detach(),
         };
-        let (speaker, mut answers) = self.open(channel).await.map_err(unreachable)?;
         let hello = self.remote.packets().hello();
+        let opened = self.open(channel, hello.epoch).await;
+        let (speaker, mut answers) = opened.map_err(unreachable)?;
         speaker.say(&hello.encode()).await.map_err(unreachable)?;
         let ToSender::Welcome(welcome) = answers.next().await? else {
             return Err(Cause::Protocol("it did not answer to hello".to_owned()));
@@ -178,7 +184,7 @@ impl Dialler {
     }
 
     /// The way there, and a queue of our own at the other side for the way back.
-    async fn open(&self, channel: Channel) -> lapin::Result<(Speaker, Answers)> {
+    async fn open(&self, channel: Channel, own: Epoch) -> lapin::Result<(Speaker, Answers)> {
         let options = QueueDeclareOptions {
             exclusive: true,
             auto_delete: true,
@@ -208,6 +214,7 @@ impl Dialler {
         let answers = Answers {
             words: answers,
             from: self.remote.name.clone(),
+            to: own,
         };
         Ok((speaker, answers))
     }

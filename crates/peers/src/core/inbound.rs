@@ -46,8 +46,8 @@ struct Life {
 pub(crate) enum Greeted {
     Welcome {
         welcome: Welcome,
-        /// Another life of the sender was listened to before.
-        replaces: bool,
+        /// The other life of the sender that was listened to before.
+        replaces: Option<Epoch>,
     },
     /// It is late: its connection has been followed by another.
     Late,
@@ -80,6 +80,8 @@ impl Inbound {
 
     /// The sender has a new connection, or a new life.
     pub(crate) fn hello(&mut self, hello: &Hello) -> Greeted {
+        let before = self.lives.last().map(|life| life.epoch);
+        let replaces = before.filter(|epoch| *epoch != hello.epoch);
         let place = self.lives.iter().position(|life| life.epoch == hello.epoch);
         let life = match place {
             Some(place) if self.lives[place].connection >= hello.connection => {
@@ -89,7 +91,6 @@ impl Inbound {
             None if self.is_crowded() => return Greeted::Crowded,
             None => Life::new(hello),
         };
-        let replaces = place.map_or(!self.lives.is_empty(), |place| place < self.lives.len());
         self.lives.push(life);
         let receiver = self.receiver;
         let limits = self.limits;

@@ -174,7 +174,7 @@ impl World {
                 let is_current = self.is_connected && hello.connection == self.connections;
                 match self.inbound.hello(&hello) {
                     Greeted::Welcome { welcome, replaces } => {
-                        assert!(!replaces, "nobody else has said hello");
+                        assert_eq!(replaces, None, "nobody else has said hello");
                         self.is_heard = is_current;
                         let welcome = ToSender::Welcome(welcome).encode();
                         self.back.extend(is_current.then(|| Bytes::from(welcome)));
@@ -223,7 +223,7 @@ impl World {
         let heard = match ToSender::decode(&body).unwrap() {
             ToSender::Welcome(welcome) => self.outbound.welcome(&welcome, settled),
             ToSender::Receipt(receipt) => self.outbound.receipt(&receipt, settled),
-            ToSender::Replaced => panic!("nobody else has said hello"),
+            ToSender::Replaced(_) => panic!("nobody else has said hello"),
         };
         heard.expect("the receiver is honest");
     }
@@ -346,7 +346,13 @@ fn two_of_a_name_that_take_turns_have_each_packet_handled_once() {
     assert!(comes(&mut inbound, 2, 70, 2));
     assert_eq!(inbound.unhandled(), 5);
     let again = inbound.hello(&hello(1, 2, 0));
-    assert!(matches!(again, Greeted::Welcome { replaces: true, .. }));
+    assert!(matches!(
+        again,
+        Greeted::Welcome {
+            replaces: Some(Epoch(2)),
+            ..
+        }
+    ));
     assert_eq!(next(&again), Some(3));
     assert!(!comes(&mut inbound, 1, 0, 3));
     for life in [1, 1, 1, 2, 2] {

@@ -88,8 +88,9 @@ pub(crate) enum ToReceiver {
 pub(crate) enum ToSender {
     Welcome(Welcome),
     Receipt(Receipt),
-    /// Another process of the same name has said hello, and is listened to from now on.
-    Replaced,
+    /// Another process of the same name as this life of the sender has said hello, and is listened to
+    /// from now on.
+    Replaced(Epoch),
 }
 
 /// Bytes that are none of these.
@@ -135,7 +136,16 @@ impl ToSender {
         match self {
             Self::Welcome(welcome) => encode(WELCOME, welcome),
             Self::Receipt(receipt) => encode(RECEIPT, receipt),
-            Self::Replaced => encode(REPLACED, &()),
+            Self::Replaced(epoch) => encode(REPLACED, epoch),
+        }
+    }
+
+    /// The life of the sender that it is for.
+    pub(crate) fn epoch(&self) -> Epoch {
+        match self {
+            Self::Welcome(welcome) => welcome.receipt.epoch,
+            Self::Receipt(receipt) => receipt.epoch,
+            Self::Replaced(epoch) => *epoch,
         }
     }
 
@@ -143,7 +153,7 @@ impl ToSender {
         match open(body)? {
             (WELCOME, rest) => closed(rest).map(Self::Welcome),
             (RECEIPT, rest) => closed(rest).map(Self::Receipt),
-            (REPLACED, rest) => closed(rest).map(|()| Self::Replaced),
+            (REPLACED, rest) => closed(rest).map(Self::Replaced),
             _ => Err(Malformed::Unintelligible),
         }
     }

@@ -41,6 +41,12 @@ impl Seen {
         self.0.lock().clone()
     }
 
+    /// How many packets came from this sender.
+    pub(crate) fn count(&self, from: &str) -> usize {
+        let seen = self.0.lock();
+        seen.iter().filter(|(sender, _)| sender == from).count()
+    }
+
     /// What this sender sent, as numbers.
     pub(crate) fn numbers(&self, from: &str) -> Vec<u64> {
         let seen = self.0.lock();
