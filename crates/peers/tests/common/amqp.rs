@@ -19,6 +19,7 @@ pub(crate) const BODY: u8 = 3;
 pub(crate) const TUNE: [u8; 4] = [0, 10, 0, 30];
 pub(crate) const OPEN_OK: [u8; 4] = [0, 10, 0, 41];
 pub(crate) const CONNECTION_CLOSE: [u8; 4] = [0, 10, 0, 50];
+pub(crate) const CONSUME: [u8; 4] = [0, 60, 0, 20];
 pub(crate) const CHANNEL_CLOSE: [u8; 4] = [0, 20, 0, 40];
 
 pub(crate) struct Frame {
