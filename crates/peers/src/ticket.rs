@@ -86,16 +86,19 @@ impl Receipt {
     /// Nobody waits any more. Says how it stands: settled, or sent or not, which is decided now.
     fn leave(&self) -> Result<Result<(), SendError>, bool> {
         // Packets are sent under this lock: one that has not been sent now will not be.
-        let _packets = self.remote.packets();
-        let mut slot = self.slot.lock();
-        match slot.outcome.take() {
-            Some(outcome) => Ok(outcome),
-            None => {
-                slot.has_left = true;
-                slot.waker = None;
-                Err(slot.was_sent)
+        self.remote.with(|packets, settled| {
+            let mut slot = self.slot.lock();
+            if let Some(outcome) = slot.outcome.take() {
+                return Ok(outcome);
             }
-        }
+            slot.has_left = true;
+            slot.waker = None;
+            let was_sent = slot.was_sent;
+            drop(slot);
+            // It gives its place to another, also where nothing can be sent.
+            packets.take_left(settled);
+            Err(was_sent)
+        })
     }
 
     fn poll_outcome(&self, context: &Context<'_>) -> Poll<Result<(), SendError>> {

@@ -14,7 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use common::{LONG, Seen, address, connected, packet, peer, sender};
-use futures_util::future::join_all;
+use futures_util::{FutureExt, future::join_all};
 use tokio::{net::TcpListener, sync::Semaphore};
 use wharf::Backoff;
 use wharf_peers::{Builder, Cause, ListenerState, Peer, PeerState, Receipt, Restarted, SendError};
@@ -69,6 +69,34 @@ async fn a_peer_stops_while_it_waits_for_its_address() {
         within("the word of it", LONG, receiver.listening()).await,
         None
     );
+}
+
+/// What had been taken back once kept its place in the window until there was a connection, and a
+/// stop waited for it.
+#[tokio::test]
+async fn what_is_taken_back_leaves_its_place_and_delays_no_end() {
+    let sender = sender(
+        peer("sender")
+            .peer("nobody", "127.0.0.1:1")
+            .window(2, 1 << 20),
+    )
+    .await;
+    for _ in 0..3 {
+        let two = [
+            sender.submit("nobody", packet(0)).await.unwrap(),
+            sender.submit("nobody", packet(1)).await.unwrap(),
+        ];
+        let further = sender.submit("nobody", packet(2));
+        assert!(
+            further.now_or_never().is_none(),
+            "the window is wider than it is"
+        );
+        let [first, second] = two;
+        drop((second, first));
+    }
+    within("the stop", LONG, sender.stop_within(10 * LONG))
+        .await
+        .unwrap();
 }
 
 #[tokio::test]

@@ -267,6 +267,16 @@ impl<W: Waits> Outbound<W> {
             && (is_alone || (self.in_flight + weight) as u64 <= limits.window_bytes)
     }
 
+    /// Takes back what was never sent and has nobody who waits for it, as far as it is first in line:
+    /// what is behind others goes with them.
+    pub(crate) fn take_left(&mut self, settled: &mut Vec<Settled<W>>) {
+        let has_left = |entry: &Entry<W>| entry.waits.has_left();
+        while self.line.front().is_some_and(has_left) {
+            let entry = self.line.pop_front();
+            settled.extend(entry.map(|entry| entry.settle(Fate::Unsent)));
+        }
+    }
+
     /// Takes back what was never sent.
     pub(crate) fn take_line(&mut self, settled: &mut Vec<Settled<W>>) {
         let line = self.line.drain(..);
