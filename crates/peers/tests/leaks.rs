@@ -2,9 +2,10 @@
 
 mod common;
 
-use std::fs;
+use std::{cell::Cell, fs};
 
 use common::{LONG, Seen, address, packet, peer, sender};
+use futures_util::{StreamExt, stream};
 use tokio::runtime::Handle;
 use wharf_testkit::{
     usage::{Allocations, COUNTING, CountingAllocator, threads},
@@ -14,6 +15,7 @@ use wharf_testkit::{
 #[global_allocator]
 static ALLOCATOR: &CountingAllocator = COUNTING;
 
+const AT_ONCE: usize = 8;
 const CYCLES: usize = 1_000;
 
 /// The lives of two peers, one of which ends in one of several ways.
@@ -63,24 +65,34 @@ fn tasks() -> usize {
     Handle::current().metrics().num_alive_tasks()
 }
 
+/// What is held when all that was going on has come to its end.
+async fn at_rest() -> Allocations {
+    let last = Cell::new((Allocations::now(), 0));
+    let rests = async || {
+        let (before, looks) = last.get();
+        let now = Allocations::now();
+        let is_same = now.live_bytes == before.live_bytes;
+        last.set((now, if is_same { looks + 1 } else { 0 }));
+        // Each runtime has a pair of sockets for itself.
+        looks > 100 && sockets() < 10 && tasks() == 0
+    };
+    eventually("all is quiet", LONG, rests).await;
+    last.get().0
+}
+
 #[tokio::test]
 async fn a_thousand_peers_that_came_and_went_leave_nothing() {
     // What is made once for all.
-    for nth in 0..100 {
-        live(nth).await;
-    }
-    // Each runtime has a pair of sockets for itself.
-    let settled = async || sockets() < 10 && tasks() == 0;
-    eventually("the first are gone", LONG, settled).await;
+    stream::iter(0..100)
+        .for_each_concurrent(AT_ONCE, live)
+        .await;
+    let before = at_rest().await;
     let (few_threads, few_sockets) = (threads(), sockets());
-    let before = Allocations::now();
-    for nth in 0..CYCLES {
-        live(nth).await;
-    }
+    let lives = stream::iter(0..CYCLES).for_each_concurrent(AT_ONCE, live);
+    lives.await;
     let nothing_left = async || {
         let grown = (Allocations::now() - before).live_bytes;
         let now = (threads(), sockets(), tasks());
-        println!("{grown} bytes, {now:?}");
         // Less than a hundred bytes of each.
         grown < 100 * CYCLES as isize && now.0 <= few_threads && now.1 <= few_sockets && now.2 == 0
     };
