@@ -99,7 +99,7 @@ impl Answers {
                 return Err(Cause::Lost);
             };
             let user_id = delivery.properties.user_id().as_ref();
-            if user_id.map(|id| id.as_str()) != Some(&*self.from) {
+            if user_id.map(ShortString::as_str) != Some(&*self.from) {
                 continue;
             }
             match ToSender::decode(&delivery.data) {

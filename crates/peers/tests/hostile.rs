@@ -112,7 +112,7 @@ impl Siege {
 
     /// All that the honest one sent has come, once and in order. Whoever else is connected does not
     /// delay the end.
-    async fn is_over(mut self) {
+    async fn finish(mut self) {
         self.goes_on().await;
         assert_eq!(
             self.seen.numbers("honest"),
@@ -189,7 +189,7 @@ async fn tokens_are_tried_in_vain_and_leave_nothing() {
     wire.send(&login("receiver", TOKEN)).await;
     assert_eq!(wire.end().await, None);
     siege.assert_held_below(MIB);
-    siege.is_over().await;
+    siege.finish().await;
 }
 
 #[tokio::test]
@@ -206,7 +206,7 @@ async fn handshakes_that_break_off_anywhere_come_to_nothing() {
     }
     siege.goes_on().await;
     siege.assert_held_below(MIB);
-    siege.is_over().await;
+    siege.finish().await;
 }
 
 #[tokio::test]
@@ -240,7 +240,7 @@ async fn a_thousand_that_never_end_their_handshake_are_put_out() {
     }
     attack.await.unwrap();
     siege.assert_held_below(4 * MIB);
-    siege.is_over().await;
+    siege.finish().await;
 }
 
 #[tokio::test]
@@ -263,7 +263,7 @@ async fn one_byte_at_a_time_holds_nobody_up() {
     }
     siege.assert_held_below(4 * MIB);
     drop(slow);
-    siege.is_over().await;
+    siege.finish().await;
 }
 
 #[tokio::test]
@@ -301,7 +301,7 @@ async fn frames_that_claim_to_be_huge_end_their_connection_and_reserve_nothing()
     siege.goes_on().await;
     siege.assert_held_below(8 * MIB);
     drop(silent);
-    siege.is_over().await;
+    siege.finish().await;
 }
 
 #[tokio::test]
@@ -350,7 +350,7 @@ async fn words_that_make_no_sense_cost_the_connection() {
     }
     assert_eq!(siege.seen.count("mallory"), 0);
     siege.assert_held_below(MIB);
-    siege.is_over().await;
+    siege.finish().await;
 }
 
 /// The bound was once a bound for each life, and there was no end of lives.
@@ -416,7 +416,7 @@ async fn nobody_says_that_they_are_another() {
             .await;
         siege.goes_on().await;
     }
-    siege.is_over().await;
+    siege.finish().await;
 }
 
 /// A method on a queue, with what follows its name.
@@ -467,7 +467,7 @@ async fn the_queues_of_others_are_out_of_reach() {
             siege.goes_on().await;
         }
     }
-    siege.is_over().await;
+    siege.finish().await;
 }
 
 /// Answers once counted whoever they were from.
@@ -503,7 +503,7 @@ async fn nobody_answers_in_the_name_of_another() {
     }
     let handled = async || siege.seen.numbers("mallory") == [1, 2, 3, 4];
     eventually("mallory's own packets are handled", LONG, handled).await;
-    siege.is_over().await;
+    siege.finish().await;
 }
 
 /// Plays a session again, as it was, and without asking for the answers, which are another's.
@@ -538,7 +538,7 @@ async fn a_session_that_is_played_again_is_not_heard() {
     siege.state.mark_unchanged();
     siege.goes_on().await;
     play(siege.to, &recorded).await;
-    siege.is_over().await;
+    siege.finish().await;
 }
 
 #[tokio::test]

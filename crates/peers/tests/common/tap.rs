@@ -61,7 +61,7 @@ async fn serve(listener: TcpListener, server: SocketAddr, said: Arc<Said>) {
 }
 
 async fn pump(mut from: tcp::OwnedReadHalf, mut to: tcp::OwnedWriteHalf, said: &Mutex<Vec<u8>>) {
-    let mut bytes = [0; 16 << 10];
+    let mut bytes = vec![0; 16 << 10];
     while let Ok(read @ 1..) = from.read(&mut bytes).await {
         said.lock().extend(&bytes[..read]);
         if to.write_all(&bytes[..read]).await.is_err() {
