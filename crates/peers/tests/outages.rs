@@ -182,6 +182,36 @@ async fn outcomes(receipts: Vec<Receipt>) -> Vec<Result<(), SendError>> {
 }
 
 #[tokio::test]
+async fn what_comes_late_on_an_old_connection_is_known() {
+    let seen = Seen::default();
+    let receiver = seen
+        .start(peer("receiver").listen("127.0.0.1:0").caller("sender"))
+        .await;
+    let to = address(&receiver).await.parse().unwrap();
+    let (one, other) = tokio::join!(Proxy::to(to), Proxy::to(to));
+    let sender = sender(peer("sender").peer("receiver", one.addr().to_string())).await;
+    connected(&sender, "receiver").await;
+    one.black_hole_only(Direction::ToServer);
+    let receipts = submit(&sender, 0..100).await;
+    sender
+        .move_peer("receiver", other.addr().to_string())
+        .unwrap();
+    let all = outcomes(receipts).await;
+    all.into_iter().for_each(|outcome| outcome.unwrap());
+    let before = one.counts().to_server;
+    one.pass().await;
+    one.wait_for_open(0).await;
+    assert!(one.counts().to_server > before, "nothing came late");
+    // What came late was read before this.
+    for each in 100..110 {
+        within("the answer", LONG, sender.send("receiver", packet(each)))
+            .await
+            .unwrap();
+    }
+    assert_eq!(seen.numbers("sender"), (0..110).collect::<Vec<_>>());
+}
+
+#[tokio::test]
 async fn a_peer_that_moves_to_another_process_is_taken_for_restarted() {
     for restarted in [Restarted::Fail, Restarted::Redeliver] {
         let (slow, quick) = (Seen::default(), Seen::default());
