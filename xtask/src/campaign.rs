@@ -59,6 +59,15 @@ pub(crate) fn kill(report: &mut Report, times: NonZeroU32) {
     });
 }
 
+/// Peers whose connections are cut at random moments, over and over.
+pub(crate) fn cuts(report: &mut Report, times: NonZeroU32) {
+    report.step(format!("cuts, {times} times"), || {
+        cargo("test --release --package wharf-peers --all-features --test cuts")
+            .env("WHARF_PEERS_CUTS", times.to_string())
+            .run_tests()
+    });
+}
+
 /// The AMQP adapter under random faults, in a program that ends with a table and a verdict.
 pub(crate) fn soak(report: &mut Report, minutes: NonZeroU32, seed: Option<NonZeroU32>) {
     let seed = seed.map(|seed| ["--seed".to_owned(), seed.to_string()]);

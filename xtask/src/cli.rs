@@ -30,6 +30,7 @@ Longer campaigns of single parts of `test`:
   model [--cases N]         N random histories against the reference model (default 100000)
   stress [--millions N]     N million operations on real threads (default 20)
   kill [--times N]          N times SIGKILL for a process with a durable outbox (default 1000)
+  cuts [--times N]          N times a connection between peers is cut at random (default 10000)
   fuzz [--seconds N] [target]
                             N seconds of fuzzing per target (default 300), needs nightly
   soak [--minutes M] [--seed S]
@@ -69,6 +70,9 @@ pub(crate) enum Task {
     Kill {
         times: NonZeroU32,
     },
+    Cuts {
+        times: NonZeroU32,
+    },
     Soak {
         minutes: NonZeroU32,
         /// None: another each time.
@@ -90,6 +94,7 @@ impl Task {
             Self::Model { .. } => "model",
             Self::Stress { .. } => "stress",
             Self::Kill { .. } => "kill",
+            Self::Cuts { .. } => "cuts",
             Self::Soak { .. } => "soak",
             Self::Rabbit(_) => "rabbit",
             Self::Deny => "deny",
@@ -182,6 +187,9 @@ pub(crate) fn parse(args: impl IntoIterator<Item = String>) -> Result<Task, Stri
         },
         "kill" => Task::Kill {
             times: args.take_number("--times", 1000)?,
+        },
+        "cuts" => Task::Cuts {
+            times: args.take_number("--times", 10_000)?,
         },
         "soak" => Task::Soak {
             minutes: args.take_number("--minutes", 10)?,
@@ -300,6 +308,13 @@ mod tests {
         };
         assert_eq!(parsed("loom"), Ok(loom(3)));
         assert_eq!(parsed("loom --preemptions 5"), Ok(loom(5)));
+    }
+
+    #[test]
+    fn campaigns_have_a_number_of_times() {
+        let cuts = |n| Task::Cuts { times: positive(n) };
+        assert_eq!(parsed("cuts"), Ok(cuts(10_000)));
+        assert_eq!(parsed("cuts --times 7"), Ok(cuts(7)));
     }
 
     #[test]

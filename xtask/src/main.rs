@@ -56,6 +56,7 @@ fn carry_out(task: &Task) -> ExitCode {
         Task::Model { cases } => campaign::model(&mut report, *cases),
         Task::Stress { millions } => campaign::stress(&mut report, *millions),
         Task::Kill { times } => campaign::kill(&mut report, *times),
+        Task::Cuts { times } => campaign::cuts(&mut report, *times),
         Task::Soak { minutes, seed } => campaign::soak(&mut report, *minutes, *seed),
         Task::Rabbit(change) => rabbit::run(&mut report, *change),
         Task::Deny => tools::deny(&mut report, tools::Scope::WithAdvisories),

@@ -1,8 +1,9 @@
 //! The task that keeps the connection to another peer, and sends.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::sleep};
+use wharf::Backoff;
 use wharf_amqp::{Cluster, State};
 
 use crate::{
@@ -15,15 +16,22 @@ use crate::{
 /// Connects and sends, until the routes are closed.
 pub(crate) async fn drive(remote: Arc<Remote>, routes: Routes, mut stopped: watch::Receiver<()>) {
     let work = async {
+        let mut pace = Pace::default();
         while let Ok(mut route) = routes.get(&remote.name).await {
             let cluster = route.cluster.clone();
             let talk = route.talk.take().expect("bug: a route is served once");
             // There the answers are read and what is sent is written, and nothing has to be handed over.
             let channel = talk.speaker.channel();
             let served = channel.run(serve(Arc::clone(&remote), cluster, talk)).await;
-            let cause = served.unwrap_or(Cause::Lost);
+            let (cause, is_of_use) = served.unwrap_or((Cause::Lost, false));
+            let pause = pace.pause(&cause, is_of_use, remote.config.reconnect);
             remote.lost(cause);
             route.discard();
+            tokio::select! {
+                biased;
+                () = remote.moved.notified() => {}
+                () = sleep(pause) => {}
+            }
         }
     };
     tokio::select! {
@@ -34,8 +42,32 @@ pub(crate) async fn drive(remote: Arc<Remote>, routes: Routes, mut stopped: watc
     }
 }
 
-/// Sends on this connection until it is of no use any more.
-async fn serve(remote: Arc<Remote>, cluster: Cluster, talk: Talk) -> Cause {
+/// How soon after a connection the next one is tried. The pool paces attempts that fail; this paces
+/// those that succeed and come to nothing.
+#[derive(Default)]
+struct Pace {
+    /// Connections in a row on which nothing was answered.
+    idle: u32,
+}
+
+impl Pace {
+    fn pause(&mut self, cause: &Cause, is_of_use: bool, backoff: Backoff) -> Duration {
+        self.idle = if is_of_use { 0 } else { self.idle + 1 };
+        match cause {
+            Cause::Moved => Duration::ZERO,
+            // Who comes back at once is replaced at once, and so on without end.
+            Cause::Replaced => backoff.max.mul_f64(0.5 + fastrand::f64() / 2.0),
+            _ if is_of_use => Duration::ZERO,
+            _ => {
+                let doublings = (self.idle - 1).min(16);
+                backoff.min.saturating_mul(1 << doublings).min(backoff.max)
+            }
+        }
+    }
+}
+
+/// Sends on this connection until it is of no use any more. Says whether it ever was.
+async fn serve(remote: Arc<Remote>, cluster: Cluster, talk: Talk) -> (Cause, bool) {
     let Talk {
         speaker,
         mut answers,
@@ -43,16 +75,18 @@ async fn serve(remote: Arc<Remote>, cluster: Cluster, talk: Talk) -> Cause {
     } = talk;
     let welcomed = remote.with(|packets, settled| packets.welcome(&welcome, settled));
     if let Err(violation) = welcomed {
-        return Cause::Protocol(violation.to_string());
+        return (Cause::Protocol(violation.to_string()), false);
     }
     remote.set_state(PeerState::Connected);
-    tokio::select! {
+    let mut is_of_use = false;
+    let cause = tokio::select! {
         biased;
         () = remote.moved.notified() => Cause::Moved,
-        cause = hear(&remote, &mut answers) => cause,
+        cause = hear(&remote, &mut answers, &mut is_of_use) => cause,
         cause = speak(&remote, &speaker) => cause,
         () = lost(&cluster) => Cause::Lost,
-    }
+    };
+    (cause, is_of_use)
 }
 
 /// Sends what there is to send.
@@ -71,7 +105,7 @@ async fn speak(remote: &Remote, speaker: &Speaker) -> Cause {
 }
 
 /// Takes note of what the other side says.
-async fn hear(remote: &Remote, answers: &mut Answers) -> Cause {
+async fn hear(remote: &Remote, answers: &mut Answers, is_of_use: &mut bool) -> Cause {
     loop {
         match answers.next().await {
             Ok(ToSender::Receipt(receipt)) => {
@@ -79,9 +113,10 @@ async fn hear(remote: &Remote, answers: &mut Answers) -> Cause {
                 if let Err(violation) = noted {
                     return Cause::Protocol(violation.to_string());
                 }
+                *is_of_use = true;
                 remote.wake.notify_one();
             }
-            Ok(ToSender::Replaced) => return Cause::Replaced,
+            Ok(ToSender::Replaced(_)) => return Cause::Replaced,
             Ok(ToSender::Welcome(_)) => {
                 return Cause::Protocol("it said welcome twice".to_owned());
             }

@@ -88,7 +88,8 @@ pub enum Cause {
     /// What it said makes no sense.
     #[error("{0}")]
     Protocol(String),
-    /// Another process of this one's name talks to it now.
+    /// Another process of this one's name talks to it now. The next attempt, which takes its place in
+    /// turn, is made after at least half of [`reconnect.max`](crate::Config::reconnect).
     #[error("another process of the same name has taken the connection over")]
     Replaced,
     /// Its address was changed.

@@ -4,7 +4,7 @@
 use std::{
     future::Future,
     panic::AssertUnwindSafe,
-    sync::Arc,
+    sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
@@ -18,7 +18,7 @@ use tokio::{
 use wharf_broker::{BasicProperties, Broker, DeliveryTag, Local, LocalDelivery};
 
 use crate::{
-    core::inbound::{Arrived, Inbound},
+    core::inbound::{Arrived, Greeted, Inbound},
     error::{HandlerError, Untrusted},
     wire::{Epoch, Hello, Packets, ToReceiver, ToSender, reason},
 };
@@ -32,9 +32,12 @@ const PRECONDITION_FAILED: u16 = 406;
 /// What one peer sends to this one.
 pub(crate) struct Sender {
     name: Arc<str>,
-    /// Closes the connections of one that breaks the rules.
-    broker: Arc<Broker>,
+    /// Closes the connections of one that breaks the rules. A handler that does not return must not
+    /// keep it alive.
+    broker: Weak<Broker>,
     local: Arc<Local>,
+    /// Says of each answer whose it is.
+    signed: BasicProperties,
     inbound: Mutex<Inbound>,
     /// The queue that this sender reads, once it has said hello. Whoever has this speaks: what is said
     /// is true and in order.
@@ -51,6 +54,7 @@ pub(crate) struct Batch {
 impl Sender {
     pub(crate) fn new(
         name: &str,
+        own_name: &str,
         broker: &Arc<Broker>,
         local: &Arc<Local>,
         inbound: Inbound,
@@ -58,8 +62,9 @@ impl Sender {
     ) -> Arc<Self> {
         Arc::new(Self {
             name: name.into(),
-            broker: Arc::clone(broker),
+            broker: Arc::downgrade(broker),
             local: Arc::clone(local),
+            signed: BasicProperties::default().with_user_id(own_name.into()),
             inbound: Mutex::new(inbound),
             reply_to: Turns::new(None),
             disconnect_untrusted,
@@ -117,26 +122,39 @@ impl Sender {
 
     async fn welcome(&self, hello: &Hello, reply_to: Option<String>) {
         let mut current = self.reply_to.lock().await;
-        let (welcome, replaces) = {
-            let mut inbound = self.inbound.lock();
-            let replaces = inbound.is_another(hello.epoch);
-            (inbound.hello(hello), replaces)
+        let greeted = self.inbound.lock().hello(hello);
+        // A hello that is not answered is said again, on another connection.
+        let Greeted::Welcome { welcome, replaces } = greeted else {
+            return;
         };
         let before = std::mem::replace(&mut *current, reply_to);
-        if replaces {
-            self.say(before.as_deref(), &ToSender::Replaced).await;
+        if let Some(replaced) = replaces {
+            self.say(before.as_deref(), &ToSender::Replaced(replaced))
+                .await;
         }
         self.say(current.as_deref(), &ToSender::Welcome(welcome))
             .await;
+        if self.inbound.lock().has_more() {
+            self.tell_all(current.as_deref(), hello.epoch).await;
+        }
     }
 
     /// Tells what was handled of this life of the sender.
     async fn tell(&self, epoch: Epoch) {
         let current = self.reply_to.lock().await;
-        let receipt = self.inbound.lock().receipt(epoch);
-        if let Some(receipt) = receipt {
-            self.say(current.as_deref(), &ToSender::Receipt(receipt))
-                .await;
+        self.tell_all(current.as_deref(), epoch).await;
+    }
+
+    async fn tell_all(&self, to: Option<&str>, epoch: Epoch) {
+        loop {
+            let receipt = self.inbound.lock().receipt(epoch);
+            let Some(receipt) = receipt else {
+                return;
+            };
+            self.say(to, &ToSender::Receipt(receipt)).await;
+            if !self.inbound.lock().has_more() {
+                return;
+            }
         }
     }
 
@@ -144,8 +162,7 @@ impl Sender {
     async fn say(&self, to: Option<&str>, word: &ToSender) {
         if let Some(to) = to {
             let body = Bytes::from(word.encode());
-            let plain = BasicProperties::default();
-            let _ = self.local.publish("", to, &plain, body).await;
+            let _ = self.local.publish("", to, &self.signed, body).await;
         }
     }
 
@@ -155,8 +172,10 @@ impl Sender {
     }
 
     fn disconnect(&self, why: &str) {
-        self.broker
-            .close_connections_of(&self.name, PRECONDITION_FAILED, why);
+        let Some(broker) = self.broker.upgrade() else {
+            return;
+        };
+        broker.close_connections_of(&self.name, PRECONDITION_FAILED, why);
     }
 
     /// Gives packets to the handler, one after the other, until no more come.

@@ -16,6 +16,12 @@
 //!   whether the packet may have arrived.
 //! - **Bounds**: a window of packets and bytes without an answer per peer, enforced on both sides. A slow
 //!   handler slows its senders, and no memory grows.
+//! - **A name is one process's.** Two that have it at the same time take turns: each says hello, is
+//!   listened to, and is told when the other has taken its place ([`Cause::Replaced`]); it comes back
+//!   after a pause of at most [`reconnect.max`](Config::reconnect). What each has sent is handled once
+//!   and in order all the same, for up to four of them. A fifth process, or one that restarts a fourth
+//!   time while packets of all its earlier lives still wait for the handler, is let in when those are
+//!   handled.
 //! - **Restarts** are noticed: [`Config::restarted`] decides whether packets whose fate is unknown are
 //!   given up (at most once) or sent to the new process (at least once). A sender that restarts begins
 //!   anew: what had reached the receiver before is handled, the rest is gone with the process.
@@ -24,6 +30,12 @@
 //!
 //! Those in [`Config::peers`] and [`Config::callers`], with the token. Nothing is encrypted: between
 //! machines, use a network that is.
+//!
+//! Whoever has no token gets nowhere, and holds nobody up: handshakes have their time and their number,
+//! and nothing that is claimed reserves memory. The token is what peers trust each other by. Who has it
+//! can log in under any of these names; it can neither read nor delete what is another's, nor answer in
+//! the name of the peer it talks to; what breaks the rules costs its connection. But it could fill the
+//! memory that a peer has for messages with queues of its own, and then all who send to that peer wait.
 //!
 //! # Features
 //!

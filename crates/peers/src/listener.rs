@@ -7,7 +7,7 @@ use tokio::{
     runtime::Handle,
     sync::{mpsc, watch},
     task::JoinSet,
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 use wharf_broker::{Broker, ConsumeOptions, Local, LocalConsumer, QueueOptions, StartError};
 
@@ -19,6 +19,12 @@ use crate::{
     names,
     wire::{Epoch, largest_body},
 };
+
+/// For handlers that are given up to be dropped.
+const GRACE: Duration = Duration::from_millis(100);
+
+/// For the other sides to take leave. One that does not could hold up the end for as long as it likes.
+const LEAVE: Duration = Duration::from_secs(1);
 
 /// What a listener is told, and by when it has to be done.
 #[derive(Copy, Clone, Debug)]
@@ -109,9 +115,8 @@ where
             .heartbeat(heartbeat);
         // Whoever wants to look inside logs in as this peer itself.
         for sender in senders.into_iter().chain([&*config.name]) {
-            broker = broker.user(sender, config.token.reveal());
-            if let Some(other) = &config.other_token {
-                broker = broker.user(sender, other.reveal());
+            for token in std::iter::once(&config.token).chain(&config.other_token) {
+                broker = broker.user(sender, token.reveal());
             }
         }
         broker.start().await
@@ -141,11 +146,13 @@ where
         open: &mut Open,
     ) -> Result<(), wharf_broker::CommandError> {
         let queue = names::inbox(name);
-        local.declare_queue(&queue, QueueOptions::new())?;
+        // Others publish to it, and do nothing else with it.
+        local.declare_queue(&queue, QueueOptions::new().exclusive())?;
         let deliveries = local.consume(&queue, ConsumeOptions::new().exclusive())?;
         let inbound = Inbound::new(self.epoch, self.config.limits());
         let untrusted = self.config.disconnect_untrusted;
-        let sender = Sender::new(name, &open.broker, local, inbound, untrusted);
+        let own_name = &self.config.name;
+        let sender = Sender::new(name, own_name, &open.broker, local, inbound, untrusted);
         let (batches, handled) = mpsc::unbounded_channel();
         let handler = Arc::clone(&self.handler);
         open.handlers
@@ -155,6 +162,10 @@ where
         open.senders.push(sender);
         Ok(())
     }
+}
+
+async fn ended(tasks: &mut JoinSet<()>) {
+    while tasks.join_next().await.is_some() {}
 }
 
 async fn read(
@@ -174,15 +185,16 @@ impl Open {
     async fn stop(mut self, deadline: Instant) -> usize {
         // With its reader goes a sender's way to the handler, whose task ends when it is done.
         self.readers.shutdown().await;
-        let handled = async { while self.handlers.join_next().await.is_some() {} };
-        let _ = timeout_at(deadline, handled).await;
+        let _ = timeout_at(deadline, ended(&mut self.handlers)).await;
         let unhandled = self.senders.iter().map(|sender| sender.unhandled()).sum();
-        self.handlers.shutdown().await;
+        self.handlers.abort_all();
+        // One that blocks its thread ends when it does, which nobody waits for.
+        let _ = timeout(GRACE, ended(&mut self.handlers)).await;
         self.senders.clear();
         if let Some(broker) = Arc::into_inner(self.broker) {
             let left = deadline.saturating_duration_since(Instant::now());
             // Whoever does not answer in time is cut.
-            let _ = broker.stop_within(left).await;
+            let _ = broker.stop_within(left.min(LEAVE)).await;
         }
         unhandled
     }

@@ -290,16 +290,18 @@ impl Remote {
     fn expire_until(&self, now: Instant) -> Instant {
         let after = self.config.send_timeout;
         let mut woken = Vec::new();
-        let next = {
-            let packets = self.packets();
+        let next = self.with(|packets, settled| {
             let mut waiting = packets.waiting();
-            loop {
+            let next = loop {
                 match waiting.next() {
                     Some(ticket) if ticket.deadline() <= now => woken.extend(ticket.expire(after)),
                     other => break other.map_or(now + after, Ticket::deadline),
                 }
-            }
-        };
+            };
+            drop(waiting);
+            packets.take_left(settled);
+            next
+        });
         woken.into_iter().for_each(Waker::wake);
         next
     }
@@ -501,7 +503,7 @@ mod tests {
         });
         yield_now().await;
         advance(TIMEOUT / 2).await;
-        remote.with(|packets, settled| packets.take_line(settled));
+        remote.with(Packets::take_line);
         drop(first);
         let mut expire = pin!(remote.expire());
         // It finds nobody whose time it would have to keep.

@@ -20,7 +20,7 @@ use crate::{
     error::{Cause, PeerState},
     names,
     remote::Remote,
-    wire::{ToSender, Welcome},
+    wire::{Epoch, ToSender, Welcome},
 };
 
 /// The connections, one to each peer.
@@ -72,7 +72,13 @@ pub(crate) struct Speaker {
 }
 
 /// What it says.
-pub(crate) struct Answers(Consumer);
+pub(crate) struct Answers {
+    words: Consumer,
+    /// Anybody who may log in there may publish here, or have answers of its own sent here. The broker
+    /// has looked at what each says of its name.
+    from: String,
+    to: Epoch,
+}
 
 impl Speaker {
     pub(crate) fn channel(&self) -> Arc<Channel> {
@@ -98,12 +104,19 @@ impl Answers {
     ///
     /// Cancel safe: a word is taken when it is there.
     pub(crate) async fn next(&mut self) -> Result<ToSender, Cause> {
-        match self.0.next().await {
-            Some(Ok(delivery)) => {
-                let word = ToSender::decode(&delivery.data);
-                word.map_err(|malformed| Cause::Protocol(malformed.to_string()))
+        loop {
+            let Some(Ok(delivery)) = self.words.next().await else {
+                return Err(Cause::Lost);
+            };
+            let user_id = delivery.properties.user_id().as_ref();
+            if user_id.map(ShortString::as_str) != Some(&*self.from) {
+                continue;
             }
-            Some(Err(_)) | None => Err(Cause::Lost),
+            match ToSender::decode(&delivery.data) {
+                Ok(word) if word.epoch() == self.to => return Ok(word),
+                Ok(_) => {}
+                Err(malformed) => return Err(Cause::Protocol(malformed.to_string())),
+            }
         }
     }
 }
@@ -141,8 +154,9 @@ impl Dialler {
             cause = refused(&cluster) => return Err(cause),
             channel = cluster.channels().get_owned() => channel.map_err(unreachable)?.detach(),
         };
-        let (speaker, mut answers) = self.open(channel).await.map_err(unreachable)?;
         let hello = self.remote.packets().hello();
+        let opened = self.open(channel, hello.epoch).await;
+        let (speaker, mut answers) = opened.map_err(unreachable)?;
         speaker.say(&hello.encode()).await.map_err(unreachable)?;
         let ToSender::Welcome(welcome) = answers.next().await? else {
             return Err(Cause::Protocol("it did not answer to hello".to_owned()));
@@ -182,7 +196,7 @@ impl Dialler {
     }
 
     /// The way there, and a queue of our own at the other side for the way back.
-    async fn open(&self, channel: Channel) -> lapin::Result<(Speaker, Answers)> {
+    async fn open(&self, channel: Channel, own: Epoch) -> lapin::Result<(Speaker, Answers)> {
         let options = QueueDeclareOptions {
             exclusive: true,
             auto_delete: true,
@@ -209,7 +223,12 @@ impl Dialler {
                 .with_user_id(name.into())
                 .with_reply_to(queue.name().clone()),
         };
-        Ok((speaker, Answers(answers)))
+        let answers = Answers {
+            words: answers,
+            from: self.remote.name.clone(),
+            to: own,
+        };
+        Ok((speaker, answers))
     }
 }
 

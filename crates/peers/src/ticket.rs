@@ -136,9 +136,11 @@ impl Drop for Receipt {
     fn drop(&mut self) {
         if !self.is_done {
             // Packets are sent under this lock: one that has not been sent now will not be.
-            let packets = self.remote.packets();
-            self.slot.has_left.store(true, Ordering::Relaxed);
-            drop(packets);
+            self.remote.with(|packets, settled| {
+                self.slot.has_left.store(true, Ordering::Relaxed);
+                // It gives its place to another, also where nothing can be sent.
+                packets.take_left(settled);
+            });
             let waker = self.slot.told.lock().waker.take();
             drop(waker);
         }

@@ -214,21 +214,6 @@ async fn a_wrong_token_or_name_is_said_to_be_so() {
 }
 
 #[tokio::test]
-async fn during_a_change_of_tokens_both_are_good() {
-    let seen = Seen::default();
-    let receiver = peer("receiver").listen("127.0.0.1:0").caller("sender");
-    let receiver = seen.start(receiver.token("new").other_token("old")).await;
-    let address = address(&receiver).await;
-    for (token, is_good) in [("old", true), ("new", true), ("older", false)] {
-        let sender = sender(peer("sender").token(token).peer("receiver", &address)).await;
-        let sent = timeout(LONG, sender.send("receiver", token))
-            .await
-            .expect("in time");
-        assert_eq!(sent.is_ok(), is_good, "{token}: {sent:?}");
-    }
-}
-
-#[tokio::test]
 async fn a_slow_handler_slows_its_sender_and_nobody_else() {
     let gate = Arc::new(Semaphore::new(0));
     let held = Arc::clone(&gate);

@@ -43,13 +43,23 @@ impl Line {
     ) -> Result<Self, ConnectError> {
         let deadline = Instant::now() + limit;
         let plug = Plug::default();
-        let socket = Arc::clone(&plug.socket);
-        let connect = async move |uri: AMQPUri, runtime: Runtime<Kit>| {
-            let connected = timeout_at(deadline, connect(&uri, &tls, &runtime, &socket)).await;
-            Ok(connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?)
-        };
         let thread = Arc::<Thread>::default();
         let runtime = Runtime::new(Kit::new(Arc::clone(&thread)));
+        // Before lapin hears of it: of each connection that it does not get, it leaves a task behind for
+        // good (4.12).
+        let connected = timeout_at(deadline, connect(&uri, &tls, &runtime, &plug.socket)).await;
+        let stream = match connected {
+            Ok(Ok(stream)) => Mutex::new(Some(stream)),
+            Ok(Err(error)) if Instant::now() < deadline => {
+                return Err(lapin::Error::from(error).into());
+            }
+            Ok(Err(_)) | Err(_) => return Err(ConnectError::Timeout(limit)),
+        };
+        let connect = async move |_: AMQPUri, _: Runtime<Kit>| {
+            let stream = stream.lock().unwrap_or_else(PoisonError::into_inner).take();
+            // It is asked for again by a lapin that recovers connections, which ours does not.
+            Ok(stream.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected))?)
+        };
         let dialling = Connection::connector(uri, runtime, connect, properties);
         tokio::select! {
             dialled = timeout_at(deadline, dialling) => match dialled {

@@ -5,14 +5,29 @@ use std::collections::VecDeque;
 use super::Violation;
 use crate::wire::{Epoch, Hello, Limits, Packets, Receipt, Rejected, Welcome, weight};
 
+/// Lives of a sender that are remembered. One that is forgotten may have packets handled again, which
+/// only a process can bring about that lives on while others of its name come and go.
+const LIVES: usize = 4;
+
+/// Rejections told in one word, so that it is no larger than a frame.
+const REJECTIONS: usize = 200;
+
 /// What is known of one sender.
 #[derive(Debug)]
 pub(crate) struct Inbound {
     /// Our own.
     receiver: Epoch,
     limits: Limits,
-    /// The life of the sender that is listened to: that which said hello last.
-    epoch: Option<Epoch>,
+    /// The last is listened to: it has said hello last.
+    lives: Vec<Life>,
+}
+
+/// What is known of one life of the sender.
+#[derive(Debug)]
+struct Life {
+    epoch: Epoch,
+    /// The number of its connection that is listened to.
+    connection: u64,
     /// The number that is due next.
     next: u64,
     /// Everything below is handled. `next - handled` packets wait.
@@ -22,14 +37,28 @@ pub(crate) struct Inbound {
     rejected: VecDeque<Rejected>,
     /// How many of these were told on this connection. The others are told with the next receipt.
     told: usize,
-    /// The weight of those of this epoch that wait for the handler, or are with it.
+    /// The weight of those that wait for the handler, or are with it.
     waiting: u64,
+}
+
+/// What a hello comes to.
+#[derive(Debug)]
+pub(crate) enum Greeted {
+    Welcome {
+        welcome: Welcome,
+        /// The other life of the sender that was listened to before.
+        replaces: Option<Epoch>,
+    },
+    /// It is late: its connection has been followed by another.
+    Late,
+    /// Packets of too many lives before this one wait for the handler.
+    Crowded,
 }
 
 /// Packets that came, without those that were there before.
 #[derive(Debug)]
 pub(crate) enum Arrived {
-    /// Nothing is new, or it comes from a life of the sender that is over.
+    /// Nothing is new, or it comes from a life of the sender that is not listened to.
     Known,
     /// These are to be handled, in order.
     New(Packets),
@@ -40,56 +69,68 @@ impl Inbound {
         Self {
             receiver,
             limits,
-            epoch: None,
-            next: 0,
-            handled: 0,
-            rejected: VecDeque::new(),
-            told: 0,
-            waiting: 0,
+            lives: Vec::with_capacity(LIVES),
         }
-    }
-
-    /// Whether this is another life of the sender than the one that is listened to.
-    pub(crate) fn is_another(&self, epoch: Epoch) -> bool {
-        self.epoch.is_some_and(|current| current != epoch)
     }
 
     /// Packets that have come and are not handled.
     pub(crate) fn unhandled(&self) -> usize {
-        (self.next - self.handled) as usize
+        self.lives.iter().map(Life::unhandled).sum()
     }
 
     /// The sender has a new connection, or a new life.
-    pub(crate) fn hello(&mut self, hello: &Hello) -> Welcome {
-        if self.epoch != Some(hello.epoch) {
-            self.epoch = Some(hello.epoch);
-            self.next = hello.base;
-            self.handled = hello.base;
-            self.rejected.clear();
-            self.waiting = 0;
+    pub(crate) fn hello(&mut self, hello: &Hello) -> Greeted {
+        let before = self.lives.last().map(|life| life.epoch);
+        let replaces = before.filter(|epoch| *epoch != hello.epoch);
+        let place = self.lives.iter().position(|life| life.epoch == hello.epoch);
+        let life = match place {
+            Some(place) if self.lives[place].connection >= hello.connection => {
+                return Greeted::Late;
+            }
+            Some(place) => self.lives.remove(place),
+            None if self.is_crowded() => return Greeted::Crowded,
+            None => Life::new(hello),
+        };
+        self.lives.push(life);
+        let receiver = self.receiver;
+        let limits = self.limits;
+        let life = self.lives.last_mut().expect("bug: it is there");
+        life.connection = hello.connection;
+        life.forget(hello.base);
+        life.told = 0;
+        let welcome = Welcome {
+            receiver,
+            next: life.next,
+            receipt: life.tell(),
+            limits,
+        };
+        Greeted::Welcome { welcome, replaces }
+    }
+
+    /// Whether there is no place for a further life. Of those that are there the oldest one goes whose
+    /// packets are all handled.
+    fn is_crowded(&mut self) -> bool {
+        if self.lives.len() == LIVES
+            && let Some(done) = self.lives.iter().position(|life| life.unhandled() == 0)
+        {
+            self.lives.remove(done);
         }
-        self.forget(hello.base);
-        self.told = 0;
-        Welcome {
-            receiver: self.receiver,
-            next: self.next,
-            receipt: self.tell(hello.epoch),
-            limits: self.limits,
-        }
+        self.lives.len() == LIVES
     }
 
     pub(crate) fn packets(&mut self, mut packets: Packets) -> Result<Arrived, Violation> {
-        if self.epoch != Some(packets.epoch) {
+        let limits = self.limits;
+        let Some(life) = self.listened_to(packets.epoch) else {
             return Ok(Arrived::Known);
-        }
-        self.forget(packets.base);
-        if packets.first > self.next {
+        };
+        life.forget(packets.base);
+        if packets.first > life.next {
             return Err(Violation::Gap {
-                expected: self.next,
+                expected: life.next,
                 found: packets.first,
             });
         }
-        while packets.first < self.next {
+        while packets.first < life.next {
             if packets.next().is_none() {
                 return Ok(Arrived::Known);
             }
@@ -97,20 +138,61 @@ impl Inbound {
         if packets.len() == 0 {
             return Ok(Arrived::Known);
         }
-        self.admit(&packets)?;
+        life.admit(&packets, limits)?;
         Ok(Arrived::New(packets))
     }
 
-    fn admit(&mut self, packets: &Packets) -> Result<(), Violation> {
+    /// The handler is done with the oldest packet of this life that waited.
+    pub(crate) fn handled(&mut self, epoch: Epoch, size: usize, outcome: Result<(), String>) {
+        let life = self.lives.iter_mut().find(|life| life.epoch == epoch);
+        let life = life.expect("bug: a life with packets is remembered");
+        life.handled(size, outcome);
+    }
+
+    /// What the sender is to be told, if it is this life of it that is listened to. There may be
+    /// [more](Self::has_more).
+    pub(crate) fn receipt(&mut self, epoch: Epoch) -> Option<Receipt> {
+        self.listened_to(epoch).map(Life::tell)
+    }
+
+    /// Whether what was told last did not have room for all of it.
+    pub(crate) fn has_more(&self) -> bool {
+        let life = self.lives.last();
+        life.is_some_and(|life| life.told < life.rejected.len())
+    }
+
+    fn listened_to(&mut self, epoch: Epoch) -> Option<&mut Life> {
+        self.lives.last_mut().filter(|life| life.epoch == epoch)
+    }
+}
+
+impl Life {
+    fn new(hello: &Hello) -> Self {
+        Self {
+            epoch: hello.epoch,
+            connection: hello.connection,
+            next: hello.base,
+            handled: hello.base,
+            rejected: VecDeque::new(),
+            told: 0,
+            waiting: 0,
+        }
+    }
+
+    fn unhandled(&self) -> usize {
+        (self.next - self.handled) as usize
+    }
+
+    fn admit(&mut self, packets: &Packets, limits: Limits) -> Result<(), Violation> {
         let largest = packets.largest();
-        if largest > self.limits.packet as usize {
+        if largest > limits.packet as usize {
             return Err(Violation::TooLarge(largest));
         }
         let is_alone = self.handled == self.next && packets.len() == 1;
         let end = self.next + u64::from(packets.len());
         let weight: u64 = packets.sizes().map(|size| weight(size) as u64).sum();
-        let has_place = is_alone || self.waiting + weight <= self.limits.window_bytes;
-        if end - packets.base > self.limits.window.into() || !has_place {
+        let has_place = is_alone || self.waiting + weight <= limits.window_bytes;
+        if end - packets.base > limits.window.into() || !has_place {
             return Err(Violation::Overrun);
         }
         self.next = end;
@@ -118,11 +200,7 @@ impl Inbound {
         Ok(())
     }
 
-    /// The handler is done with the oldest packet that waited. One of an earlier life concerns nobody.
-    pub(crate) fn handled(&mut self, epoch: Epoch, size: usize, outcome: Result<(), String>) {
-        if self.epoch != Some(epoch) {
-            return;
-        }
+    fn handled(&mut self, size: usize, outcome: Result<(), String>) {
         debug_assert!(self.handled < self.next, "what was handled had arrived");
         if let Err(reason) = outcome {
             self.rejected.push_back(Rejected {
@@ -134,18 +212,16 @@ impl Inbound {
         self.waiting -= weight(size) as u64;
     }
 
-    /// What the sender is to be told, if it is this life of it that is listened to.
-    pub(crate) fn receipt(&mut self, epoch: Epoch) -> Option<Receipt> {
-        (self.epoch == Some(epoch)).then(|| self.tell(epoch))
-    }
-
-    fn tell(&mut self, epoch: Epoch) -> Receipt {
-        let untold = self.rejected.range(self.told..).cloned().collect();
-        self.told = self.rejected.len();
+    fn tell(&mut self) -> Receipt {
+        let untold = self.rejected.range(self.told..);
+        let rejected: Vec<_> = untold.take(REJECTIONS).cloned().collect();
+        self.told += rejected.len();
+        // Beyond a rejection that is not told, what is handled would pass for accepted.
+        let next = self.rejected.get(self.told);
         Receipt {
-            epoch,
-            handled: self.handled,
-            rejected: untold,
+            epoch: self.epoch,
+            handled: next.map_or(self.handled, |next| next.number),
+            rejected,
         }
     }
 

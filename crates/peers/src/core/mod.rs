@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   sender                                   receiver
-//!   Outbound  ── hello(epoch, base) ──────▶  Inbound    which epoch of the sender is listened to
+//!   Outbound  ── hello(epoch, …, base) ───▶  Inbound    which epoch of the sender is listened to
 //!             ◀── welcome(next, receipt) ──             what it has, and what has become of it
 //!             ── packets(first, base, …) ─▶             new ones in order; known ones are skipped
 //!             ◀── receipt(handled, rejected)            everything below `handled` is done with

@@ -68,6 +68,8 @@ pub(crate) enum Restarts {
 pub(crate) struct Outbound<W> {
     epoch: Epoch,
     restarts: Restarts,
+    /// How often hello was said.
+    connections: u64,
     /// The number of the first of `sent`.
     base: u64,
     /// Numbered, in this order, and not known to be handled.
@@ -105,6 +107,7 @@ impl<W: Waits> Outbound<W> {
         Self {
             epoch,
             restarts,
+            connections: 0,
             base: 0,
             sent: VecDeque::new(),
             cursor: 0,
@@ -130,9 +133,12 @@ impl<W: Waits> Outbound<W> {
         });
     }
 
-    pub(crate) fn hello(&self) -> Hello {
+    /// The first word on a new connection.
+    pub(crate) fn hello(&mut self) -> Hello {
+        self.connections += 1;
         Hello {
             epoch: self.epoch,
+            connection: self.connections,
             base: self.base,
         }
     }
@@ -290,6 +296,16 @@ impl<W: Waits> Outbound<W> {
         let is_alone = self.cursor == 0;
         self.cursor < limits.window as usize
             && (is_alone || (self.in_flight + weight) as u64 <= limits.window_bytes)
+    }
+
+    /// Takes back what was never sent and has nobody who waits for it, as far as it is first in line:
+    /// what is behind others goes with them.
+    pub(crate) fn take_left(&mut self, settled: &mut Vec<Settled<W>>) {
+        let has_left = |entry: &Entry<W>| entry.waits.has_left();
+        while self.line.front().is_some_and(has_left) {
+            let entry = self.line.pop_front();
+            settled.extend(entry.map(|entry| entry.settle(Fate::Unsent)));
+        }
     }
 
     /// Takes back what was never sent.

@@ -7,10 +7,10 @@ use bytes::Bytes;
 use proptest::{collection::vec, prelude::*};
 
 use super::{
-    inbound::{Arrived, Inbound},
+    inbound::{Arrived, Greeted, Inbound},
     outbound::{Fate, Outbound, Restarts, Settled, Waits},
 };
-use crate::wire::{Epoch, Limits, Packets, ToReceiver, ToSender, weight};
+use crate::wire::{Epoch, Hello, Limits, Packer, Packets, ToReceiver, ToSender, weight};
 
 const LIMITS: Limits = Limits {
     packet: 40,
@@ -82,6 +82,7 @@ struct World {
     stale: VecDeque<Bytes>,
     back: VecDeque<Bytes>,
     is_connected: bool,
+    connections: u64,
     /// The receiver speaks to the connection that said hello last: is it this one?
     is_heard: bool,
     /// What waits for the handler: the life of the receiver, and the packets.
@@ -102,6 +103,7 @@ impl World {
             stale: VecDeque::new(),
             back: VecDeque::new(),
             is_connected: false,
+            connections: 0,
             is_heard: false,
             queue: VecDeque::new(),
             callers: Vec::new(),
@@ -147,6 +149,7 @@ impl World {
             Step::Cut => self.cut(),
             Step::Connect if !self.is_connected => {
                 self.is_connected = true;
+                self.connections += 1;
                 self.there.push_back(self.outbound.hello().encode().into());
             }
             Step::Leave(which) if !self.callers.is_empty() => {
@@ -168,10 +171,17 @@ impl World {
     fn read(&mut self, body: &Bytes) {
         match ToReceiver::decode(body).unwrap() {
             ToReceiver::Hello(hello) => {
-                self.is_heard = true;
-                let welcome = self.inbound.hello(&hello);
-                self.back
-                    .push_back(ToSender::Welcome(welcome).encode().into());
+                let is_current = self.is_connected && hello.connection == self.connections;
+                match self.inbound.hello(&hello) {
+                    Greeted::Welcome { welcome, replaces } => {
+                        assert_eq!(replaces, None, "nobody else has said hello");
+                        self.is_heard = is_current;
+                        let welcome = ToSender::Welcome(welcome).encode();
+                        self.back.extend(is_current.then(|| Bytes::from(welcome)));
+                    }
+                    Greeted::Late => assert!(!is_current, "it is not late"),
+                    Greeted::Crowded => panic!("there is one life"),
+                }
             }
             ToReceiver::Packets(packets) => match self.inbound.packets(packets) {
                 Ok(Arrived::New(packets)) => self.queue.push_back(packets),
@@ -213,7 +223,7 @@ impl World {
         let heard = match ToSender::decode(&body).unwrap() {
             ToSender::Welcome(welcome) => self.outbound.welcome(&welcome, settled),
             ToSender::Receipt(receipt) => self.outbound.receipt(&receipt, settled),
-            ToSender::Replaced => panic!("nobody else has said hello"),
+            ToSender::Replaced(_) => panic!("nobody else has said hello"),
         };
         heard.expect("the receiver is honest");
     }
@@ -223,9 +233,6 @@ impl World {
         self.is_connected = false;
         self.is_heard = false;
         self.stale.append(&mut self.there);
-        // A hello that comes late would be answered to nobody, as the connection is gone.
-        self.stale
-            .retain(|body| matches!(ToReceiver::decode(body), Ok(ToReceiver::Packets(_))));
         self.back.clear();
         self.outbound.disconnected();
     }
@@ -297,6 +304,123 @@ impl World {
             }
         }
     }
+}
+
+fn hello(life: u64, connection: u64, base: u64) -> Hello {
+    Hello {
+        epoch: Epoch(life),
+        connection,
+        base,
+    }
+}
+
+/// The number that is due next in this life of the sender, if it was welcome.
+fn next(greeted: &Greeted) -> Option<u64> {
+    match greeted {
+        Greeted::Welcome { welcome, .. } => Some(welcome.next),
+        Greeted::Late | Greeted::Crowded => None,
+    }
+}
+
+/// Whether these packets are to be handled.
+fn comes(inbound: &mut Inbound, life: u64, first: u64, count: usize) -> bool {
+    let mut packer = Packer::new(Epoch(life), first, first, 0);
+    for _ in 0..count {
+        packer.push(Some(b"a packet"));
+    }
+    let Ok(ToReceiver::Packets(packets)) = ToReceiver::decode(&packer.finish().body) else {
+        panic!("packets are read");
+    };
+    matches!(inbound.packets(packets), Ok(Arrived::New(_)))
+}
+
+/// Whoever came back after another of its name was once taken for new: what waited for the handler was
+/// taken a second time, and its end was taken for that of a packet that had not come.
+#[test]
+fn two_of_a_name_that_take_turns_have_each_packet_handled_once() {
+    let mut inbound = Inbound::new(Epoch(0), LIMITS);
+    assert_eq!(next(&inbound.hello(&hello(1, 1, 0))), Some(0));
+    assert!(comes(&mut inbound, 1, 0, 3));
+    assert_eq!(next(&inbound.hello(&hello(2, 1, 70))), Some(70));
+    assert!(!comes(&mut inbound, 1, 3, 1));
+    assert!(comes(&mut inbound, 2, 70, 2));
+    assert_eq!(inbound.unhandled(), 5);
+    let again = inbound.hello(&hello(1, 2, 0));
+    assert!(matches!(
+        again,
+        Greeted::Welcome {
+            replaces: Some(Epoch(2)),
+            ..
+        }
+    ));
+    assert_eq!(next(&again), Some(3));
+    assert!(!comes(&mut inbound, 1, 0, 3));
+    for life in [1, 1, 1, 2, 2] {
+        inbound.handled(Epoch(life), 8, Ok(()));
+    }
+    assert_eq!(inbound.unhandled(), 0);
+    assert_eq!(inbound.receipt(Epoch(1)).unwrap().handled, 3);
+    assert_eq!(inbound.receipt(Epoch(2)), None);
+    assert_eq!(next(&inbound.hello(&hello(2, 2, 70))), Some(72));
+}
+
+/// Each life that came was once given a window of its own, whatever waited of the others.
+#[test]
+fn lives_without_end_are_not_welcome_while_packets_of_others_wait() {
+    let mut inbound = Inbound::new(Epoch(0), LIMITS);
+    let mut lives = 0;
+    while next(&inbound.hello(&hello(lives, 1, 0))).is_some() {
+        assert!(comes(&mut inbound, lives, 0, 6));
+        lives += 1;
+        assert!(lives < 10, "there is no end of it");
+    }
+    assert_eq!(inbound.unhandled() as u64, 6 * lives);
+    for _ in 0..6 {
+        inbound.handled(Epoch(0), 8, Ok(()));
+    }
+    assert_eq!(next(&inbound.hello(&hello(lives, 1, 0))), Some(0));
+    assert!(comes(&mut inbound, lives, 0, 6));
+    let further = inbound.hello(&hello(lives + 1, 1, 0));
+    assert!(matches!(further, Greeted::Crowded));
+}
+
+/// All rejections were once told in one message, which could be larger than any that is taken.
+#[test]
+fn many_rejections_are_told_in_words_that_are_no_larger_than_others() {
+    const COUNT: u64 = 5_000;
+    let limits = Limits {
+        window: COUNT as u32,
+        window_bytes: u64::MAX,
+        ..LIMITS
+    };
+    let is_accepted = |number: u64| number % 10 == 9;
+    let mut inbound = Inbound::new(Epoch(0), limits);
+    inbound.hello(&hello(1, 1, 0));
+    assert!(comes(&mut inbound, 1, 0, COUNT as usize));
+    for number in 0..COUNT {
+        let outcome = is_accepted(number)
+            .then_some(())
+            .ok_or_else(|| "x".repeat(256));
+        inbound.handled(Epoch(1), 8, outcome);
+    }
+    let Greeted::Welcome { welcome, .. } = inbound.hello(&hello(1, 2, 0)) else {
+        panic!("it is not welcome");
+    };
+    let mut told = vec![welcome.receipt.clone()];
+    assert!(ToSender::Welcome(welcome).encode().len() < 64 << 10);
+    while inbound.has_more() {
+        let receipt = inbound.receipt(Epoch(1)).unwrap();
+        assert!(ToSender::Receipt(receipt.clone()).encode().len() < 64 << 10);
+        told.push(receipt);
+    }
+    let mut handled = 0;
+    for receipt in told {
+        let numbers = receipt.rejected.iter().map(|each| each.number);
+        let expected = (handled..receipt.handled).filter(|number| !is_accepted(*number));
+        assert!(numbers.eq(expected), "what is handled is told as it was");
+        handled = receipt.handled;
+    }
+    assert_eq!(handled, COUNT);
 }
 
 proptest! {

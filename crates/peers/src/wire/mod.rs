@@ -29,6 +29,8 @@ pub(crate) struct Epoch(pub(crate) u64);
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Hello {
     pub(crate) epoch: Epoch,
+    /// Connections have ascending numbers, so that a hello that comes late is known as such.
+    pub(crate) connection: u64,
     /// Everything below this number is settled, as the sender knows.
     pub(crate) base: u64,
 }
@@ -62,7 +64,8 @@ pub(crate) struct Receipt {
     pub(crate) epoch: Epoch,
     /// Everything below this number is handled.
     pub(crate) handled: u64,
-    /// Those of them that were rejected, in ascending order, and were not told on this connection.
+    /// Those of them that were rejected, in ascending order, and were not told on this connection. If
+    /// there are many, `handled` ends before the first that has no room.
     pub(crate) rejected: Vec<Rejected>,
 }
 
@@ -85,8 +88,9 @@ pub(crate) enum ToReceiver {
 pub(crate) enum ToSender {
     Welcome(Welcome),
     Receipt(Receipt),
-    /// Another process of the same name has said hello, and is listened to from now on.
-    Replaced,
+    /// Another process of the same name as this life of the sender has said hello, and is listened to
+    /// from now on.
+    Replaced(Epoch),
 }
 
 /// Bytes that are none of these.
@@ -132,7 +136,16 @@ impl ToSender {
         match self {
             Self::Welcome(welcome) => encode(WELCOME, welcome),
             Self::Receipt(receipt) => encode(RECEIPT, receipt),
-            Self::Replaced => encode(REPLACED, &()),
+            Self::Replaced(epoch) => encode(REPLACED, epoch),
+        }
+    }
+
+    /// The life of the sender that it is for.
+    pub(crate) fn epoch(&self) -> Epoch {
+        match self {
+            Self::Welcome(welcome) => welcome.receipt.epoch,
+            Self::Receipt(receipt) => receipt.epoch,
+            Self::Replaced(epoch) => *epoch,
         }
     }
 
@@ -140,7 +153,7 @@ impl ToSender {
         match open(body)? {
             (WELCOME, rest) => closed(rest).map(Self::Welcome),
             (RECEIPT, rest) => closed(rest).map(Self::Receipt),
-            (REPLACED, rest) => closed(rest).map(|()| Self::Replaced),
+            (REPLACED, rest) => closed(rest).map(Self::Replaced),
             _ => Err(Malformed::Unintelligible),
         }
     }

@@ -142,10 +142,7 @@ impl Packer {
         let mut written = [0; HEADER];
         let written = postcard::to_slice(&header, &mut written);
         body.put_slice(written.expect("bug: three numbers fit"));
-        Self {
-            body,
-            count: 0,
-        }
+        Self { body, count: 0 }
     }
 
     /// What the body would be with this packet in it, in bytes.

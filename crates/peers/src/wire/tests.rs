@@ -92,6 +92,7 @@ proptest! {
 #[test]
 fn each_word_is_read_as_it_was_said() {
     let hello = Hello {
+        connection: 3,
         epoch: Epoch(3),
         base: 4,
     };
@@ -101,7 +102,7 @@ fn each_word_is_read_as_it_was_said() {
     for word in [
         ToSender::Welcome(welcome()),
         ToSender::Receipt(receipt),
-        ToSender::Replaced,
+        ToSender::Replaced(Epoch(7)),
     ] {
         assert_eq!(ToSender::decode(&word.encode()).as_ref(), Ok(&word));
     }
@@ -109,7 +110,7 @@ fn each_word_is_read_as_it_was_said() {
 
 #[test]
 fn another_version_is_named() {
-    let mut body = ToSender::Replaced.encode();
+    let mut body = ToSender::Replaced(Epoch(7)).encode();
     body[0] = 9;
     assert_eq!(ToSender::decode(&body), Err(Malformed::Version(9)));
 }

@@ -1,6 +1,9 @@
 //! Peers for tests.
 #![allow(dead_code, reason = "each test program uses some of it")]
 
+pub(crate) mod amqp;
+pub(crate) mod tap;
+
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
@@ -36,6 +39,12 @@ impl Seen {
 
     pub(crate) fn all(&self) -> Vec<(String, Bytes)> {
         self.0.lock().clone()
+    }
+
+    /// How many packets came from this sender.
+    pub(crate) fn count(&self, from: &str) -> usize {
+        let seen = self.0.lock();
+        seen.iter().filter(|(sender, _)| sender == from).count()
     }
 
     /// What this sender sent, as numbers.
