@@ -5,8 +5,8 @@
 //! handler itself; connections that break come back by themselves, and what was under way is sent again
 //! and recognised. Inside are an AMQP broker in each process
 //! ([`wharf_broker`]), in which a queue for each sender is the inbox, a connection to each of the others
-//! ([`wharf_amqp`]), and a pool that keeps these ([`wharf::KeyedPool`]). Any AMQP tool can look inside: it logs in
-//! with the peer's own name and the token, and finds a queue `inbox.` for each sender.
+//! ([`wharf_amqp`]), and a pool that keeps these ([`wharf::KeyedPool`]). What goes over the wire is AMQP 0-9-1, which its tools
+//! can read along; the inboxes are exclusive, so that nobody takes anything out of them.
 //!
 //! # What is promised
 //!

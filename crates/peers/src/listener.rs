@@ -113,8 +113,9 @@ where
             .memory((senders.len() + 1) * window + (64 << 20))
             .max_connections(4 * senders.len() + 1024)
             .heartbeat(heartbeat);
-        // Whoever wants to look inside logs in as this peer itself.
-        for sender in senders.into_iter().chain([&*config.name]) {
+        // Not under its own name, in which it answers. A broker without any user has one that all know.
+        let nobody = senders.is_empty().then_some(&*config.name);
+        for sender in senders.into_iter().chain(nobody) {
             for token in std::iter::once(&config.token).chain(&config.other_token) {
                 broker = broker.user(sender, token.reveal());
             }
