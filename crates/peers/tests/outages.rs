@@ -340,9 +340,11 @@ async fn a_window_full_of_rejections_is_told_after_an_outage() {
         .await
         .unwrap();
     let proxy = Proxy::to(address(&receiver).await.parse().unwrap()).await;
+    proxy.refuse().await;
     let sender = sender(peer("sender").peer("receiver", proxy.addr().to_string())).await;
-    connected(&sender, "receiver").await;
+    // They all go at once, and none waits for answers to others.
     let receipts = submit(&sender, 0..COUNT).await;
+    proxy.pass().await;
     gate.begun(1).await;
     proxy.black_hole_only(Direction::ToClient);
     gate.open();
