@@ -353,7 +353,7 @@ async fn words_that_make_no_sense_cost_the_connection() {
     siege.finish().await;
 }
 
-/// The bound was once a bound for each life, and there was no end of lives.
+/// The bound is one for all lives of a sender, of which there may be no end.
 #[tokio::test]
 async fn lives_without_end_fill_no_memory() {
     let gate = std::sync::Arc::new(tokio::sync::Semaphore::new(0));

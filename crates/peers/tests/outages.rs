@@ -71,8 +71,7 @@ async fn a_peer_stops_while_it_waits_for_its_address() {
     );
 }
 
-/// What had been taken back once kept its place in the window until there was a connection, and a
-/// stop waited for it.
+/// Also while there is no connection on which anything could be sent.
 #[tokio::test]
 async fn what_is_taken_back_leaves_its_place_and_delays_no_end() {
     let sender = sender(
@@ -320,7 +319,7 @@ async fn two_processes_of_one_name_take_turns_at_leisure() {
     assert_eq!(all, (0..200).collect::<Vec<_>>());
 }
 
-/// What is rejected in one window was once told in one message, which the broker did not take.
+/// In one message it would be more than the broker takes.
 #[tokio::test]
 async fn a_window_full_of_rejections_is_told_after_an_outage() {
     const COUNT: u64 = 4_096;
@@ -359,7 +358,7 @@ async fn a_window_full_of_rejections_is_told_after_an_outage() {
     }
 }
 
-/// Such a handler once kept its peer from stopping, and the address taken.
+/// Nor does it keep the address taken.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_handler_that_blocks_its_thread_keeps_no_peer_from_stopping() {
     let (release, released) = mpsc::channel::<()>();

@@ -334,8 +334,7 @@ fn comes(inbound: &mut Inbound, life: u64, first: u64, count: usize) -> bool {
     matches!(inbound.packets(packets), Ok(Arrived::New(_)))
 }
 
-/// Whoever came back after another of its name was once taken for new: what waited for the handler was
-/// taken a second time, and its end was taken for that of a packet that had not come.
+/// Whoever comes back after another of its name is known: what waits for the handler is not taken again.
 #[test]
 fn two_of_a_name_that_take_turns_have_each_packet_handled_once() {
     let mut inbound = Inbound::new(Epoch(0), LIMITS);
@@ -364,7 +363,7 @@ fn two_of_a_name_that_take_turns_have_each_packet_handled_once() {
     assert_eq!(next(&inbound.hello(&hello(2, 2, 70))), Some(72));
 }
 
-/// Each life that came was once given a window of its own, whatever waited of the others.
+/// If each life that comes has a window of its own, memory has no bound.
 #[test]
 fn lives_without_end_are_not_welcome_while_packets_of_others_wait() {
     let mut inbound = Inbound::new(Epoch(0), LIMITS);
@@ -384,7 +383,7 @@ fn lives_without_end_are_not_welcome_while_packets_of_others_wait() {
     assert!(matches!(further, Greeted::Crowded));
 }
 
-/// All rejections were once told in one message, which could be larger than any that is taken.
+/// In one message they could be larger than any that is taken.
 #[test]
 fn many_rejections_are_told_in_words_that_are_no_larger_than_others() {
     const COUNT: u64 = 5_000;
