@@ -19,7 +19,7 @@ use futures_util::{
     io::{AsyncRead, AsyncWrite},
 };
 
-use super::thread::{Stream, Thread};
+use super::{stream::Stream, thread::Thread};
 use crate::io as connections;
 
 /// For one connection.
@@ -96,6 +96,6 @@ impl Reactor for Kit {
     ) -> impl Future<Output = io::Result<Stream>> + Send + 'static {
         let connecting = self.tokio.tcp_connect_addr(address);
         let thread = Arc::clone(&self.thread);
-        async move { Ok(Stream::new(connecting.await?, thread)) }
+        async move { Ok(Stream::new(connecting.await?.into_inner(), thread)) }
     }
 }

@@ -20,10 +20,7 @@ use lapin::{
 };
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::{
-    kit::Kit,
-    thread::{Stream, Thread},
-};
+use super::{kit::Kit, stream::Stream, thread::Thread};
 use crate::error::ConnectError;
 
 /// Dropped, it ends the connection without a word.
@@ -165,24 +162,10 @@ async fn connect(
     let addresses = runtime.to_socket_addrs((host.clone(), uri.authority.port));
     let stream = AsyncTcpStream::connect(runtime, addresses).await?;
     if let AsyncTcpStream::Plain(plain) = &stream {
-        insert(place, second_handle(plain.socket())?)?;
+        insert(place, plain.second_handle()?)?;
     }
     match uri.scheme {
         AMQPScheme::AMQP => Ok(stream),
         AMQPScheme::AMQPS => stream.into_tls(host, tls.as_ref()).await,
     }
-}
-
-#[cfg(unix)]
-fn second_handle(socket: &tokio::net::TcpStream) -> io::Result<TcpStream> {
-    use std::os::fd::AsFd;
-
-    Ok(socket.as_fd().try_clone_to_owned()?.into())
-}
-
-#[cfg(windows)]
-fn second_handle(socket: &tokio::net::TcpStream) -> io::Result<TcpStream> {
-    use std::os::windows::io::AsSocket;
-
-    Ok(socket.as_socket().try_clone_to_owned()?.into())
 }

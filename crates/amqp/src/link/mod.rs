@@ -2,6 +2,10 @@
 
 mod kit;
 mod line;
+#[cfg(unix)]
+mod nap;
+mod socket;
+mod stream;
 mod thread;
 mod tls;
 

@@ -8,19 +8,20 @@
 
 use std::{
     future::Future,
-    io,
+    mem,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Poll, Wake, Waker},
+    task::{Context, Wake, Waker},
 };
+#[cfg(unix)]
+use std::{io, net::TcpStream, sync::OnceLock, time::Duration};
 
-use async_rs::{Tokio, traits::Reactor};
-use futures_util::io::{AsyncRead, AsyncWrite, IoSlice, IoSliceMut};
-
+#[cfg(unix)]
+use super::nap::{Bell, Woken};
 use crate::io as connections;
 
 /// The thread of one connection. When it has ended, its tasks go on elsewhere.
@@ -28,6 +29,9 @@ use crate::io as connections;
 pub(crate) struct Thread {
     /// Never held while a task is polled.
     state: Mutex<State>,
+    #[cfg(unix)]
+    /// None if there was none to be had.
+    bell: OnceLock<Option<Bell>>,
 }
 
 #[derive(Default)]
@@ -38,6 +42,9 @@ struct State {
     waker: Option<Waker>,
     /// Whether there is a stream, and so a loop that flushes it.
     runs: bool,
+    /// Whether it naps, and hears the bell alone.
+    #[cfg(unix)]
+    naps: bool,
 }
 
 impl Thread {
@@ -58,6 +65,11 @@ impl Thread {
         }
         let is_first = state.woken.is_empty();
         state.woken.push(task);
+        #[cfg(unix)]
+        if mem::take(&mut state.naps) {
+            drop(state);
+            return self.ring();
+        }
         let waker = state.waker.as_ref().filter(|_| is_first).cloned();
         drop(state);
         if let Some(waker) = waker {
@@ -65,20 +77,51 @@ impl Thread {
         }
     }
 
-    /// Polls those that were woken, each once.
-    fn round(&self) {
-        let woken = std::mem::take(&mut lock(&self.state).woken);
+    /// Polls those that were woken, each once. Says whether there were any.
+    pub(super) fn round(&self) -> bool {
+        let woken = mem::take(&mut lock(&self.state).woken);
         if woken.is_empty() {
-            return;
+            return false;
         }
         // For timers.
         let _context = connections::handle().enter();
         for task in woken {
             task.poll();
         }
+        true
     }
 
-    fn reads(&self, waker: &Waker) {
+    #[cfg(unix)]
+    fn ring(&self) {
+        let bell = self.bell.get().and_then(Option::as_ref);
+        bell.expect("bug: a nap without a bell").ring();
+    }
+
+    /// Waits in the place of lapin's loop until there is something to read or a task is woken.
+    #[cfg(unix)]
+    pub(super) fn nap(&self, socket: &TcpStream, longest: Duration) -> io::Result<Woken> {
+        let Some(bell) = self.bell.get_or_init(|| Bell::new().ok()) else {
+            return Ok(Woken::Late);
+        };
+        {
+            let mut state = lock(&self.state);
+            if !state.woken.is_empty() {
+                return Ok(Woken::Rung);
+            }
+            state.naps = true;
+        }
+        let woken = bell.nap(socket, longest);
+        let is_rung = !mem::take(&mut lock(&self.state).naps);
+        if is_rung {
+            bell.hear();
+        }
+        woken.map(|woken| match woken {
+            Woken::Late if is_rung => Woken::Rung,
+            woken => woken,
+        })
+    }
+
+    pub(super) fn reads(&self, waker: &Waker) {
         let mut state = lock(&self.state);
         match &mut state.waker {
             Some(known) if known.will_wake(waker) => return,
@@ -91,14 +134,14 @@ impl Thread {
         }
     }
 
-    fn begin(&self) {
+    pub(super) fn begin(&self) {
         lock(&self.state).runs = true;
     }
 
-    fn end(&self) {
+    pub(super) fn end(&self) {
         let mut state = lock(&self.state);
         state.runs = false;
-        let woken = std::mem::take(&mut state.woken);
+        let woken = mem::take(&mut state.woken);
         drop(state);
         woken.into_iter().for_each(poll_elsewhere);
     }
@@ -152,81 +195,6 @@ impl Wake for Task {
     }
 }
 
-/// What lapin reads and writes.
-pub(super) struct Stream {
-    socket: <Tokio as Reactor>::TcpStream,
-    thread: Arc<Thread>,
-}
-
-impl Stream {
-    pub(super) fn new(socket: <Tokio as Reactor>::TcpStream, thread: Arc<Thread>) -> Self {
-        thread.begin();
-        Self { socket, thread }
-    }
-
-    pub(super) fn socket(&self) -> &tokio::net::TcpStream {
-        self.socket.get_ref()
-    }
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        self.thread.end();
-    }
-}
-
-impl AsyncRead for Stream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut [u8],
-    ) -> Poll<io::Result<usize>> {
-        self.thread.reads(context.waker());
-        // TLS that cannot write does not flush.
-        self.thread.round();
-        Pin::new(&mut self.socket).poll_read(context, buffer)
-    }
-
-    fn poll_read_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffers: &mut [IoSliceMut<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.thread.reads(context.waker());
-        self.thread.round();
-        Pin::new(&mut self.socket).poll_read_vectored(context, buffers)
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write_vectored(context, slices)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.thread.round();
-        Pin::new(&mut self.socket).poll_flush(context)
-    }
-
-    fn poll_close(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // The loop is over, and this may take its time.
-        self.thread.end();
-        Pin::new(&mut self.socket).poll_close(context)
-    }
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -236,13 +204,15 @@ mod tests {
     use std::{
         future::{pending, poll_fn},
         sync::atomic::AtomicU32,
+        task::Poll,
+        time::Duration,
     };
 
     use tokio::{sync::oneshot, time::timeout};
 
     use super::*;
 
-    const SOON: std::time::Duration = std::time::Duration::from_secs(20);
+    const SOON: Duration = Duration::from_secs(20);
 
     /// lapin's loop, as far as it is woken.
     #[derive(Default)]
