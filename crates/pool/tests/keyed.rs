@@ -16,7 +16,9 @@ use std::{
     time::Duration,
 };
 
-use common::{Bell, Fault, Gate, Recorder, Step, Widget, Works, pass, poll, poll_with, settle};
+use common::{
+    Bell, Fault, Gate, Recorder, Step, Widget, Works, eventually, pass, poll, poll_with, settle,
+};
 use static_assertions::assert_impl_all;
 use tokio::{runtime::Handle, task::JoinSet, time::Instant};
 use wharf::{
@@ -2035,11 +2037,4 @@ fn threads(workers: usize) -> tokio::runtime::Runtime {
         .enable_all()
         .build()
         .unwrap()
-}
-
-/// Waits for what other threads are about to do.
-async fn eventually(mut done: impl FnMut() -> bool) {
-    while !done() {
-        tokio::task::yield_now().await;
-    }
 }

@@ -484,6 +484,13 @@ pub(crate) async fn settle() {
     }
 }
 
+/// Waits for what other threads are about to do.
+pub(crate) async fn eventually(mut done: impl FnMut() -> bool) {
+    while !done() {
+        tokio::task::yield_now().await;
+    }
+}
+
 /// Lets paused time pass in small steps, so that the pool's clock follows it.
 pub(crate) async fn pass(time: Duration) {
     settle().await;
