@@ -3,6 +3,7 @@
 mod wire;
 
 use std::{
+    io::Read,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -10,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use amq_protocol::frame::AMQPFrame;
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
 use lapin::{Connection, ConnectionProperties};
@@ -785,4 +787,98 @@ async fn a_burst_of_a_socket_is_received_without_a_wait() {
         assert_eq!(delivery.body()[..], number.to_be_bytes());
     }
     assert!(consumer.try_recv().is_none());
+}
+
+/// The broker's tasks are not polled here: it is the publisher's thread that writes.
+#[tokio::test]
+async fn what_the_process_publishes_is_written_without_waking_the_tasks_of_sockets() {
+    let broker = broker().await;
+    let local = attach(&broker);
+    local.declare_queue("q", QueueOptions::new()).unwrap();
+    let mut wire = Wire::open(&broker).await;
+    wire.channel(1).await;
+    wire.consume(1, "q").await;
+    let mut socket = wire.into_blocking();
+    for number in 0..3 {
+        let body = format!("number {number}").into_bytes();
+        try_publish(&local, "q", body.clone()).unwrap();
+        let mut read: Vec<u8> = Vec::new();
+        while !read.windows(body.len()).any(|part| part == body) {
+            let mut bytes = [0; 1024];
+            let count = socket.read(&mut bytes).expect("it is written by now");
+            read.extend(&bytes[..count]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_socket_does_not_take_at_once_is_written_by_its_task() {
+    const MESSAGES: u32 = 300;
+    let broker = broker().await;
+    let local = attach(&broker);
+    local.declare_queue("q", QueueOptions::new()).unwrap();
+    let mut wire = Wire::open(&broker).await;
+    wire.channel(1).await;
+    wire.consume(1, "q").await;
+    for number in 0..MESSAGES {
+        let mut body = vec![0; 100_000];
+        body[..4].copy_from_slice(&number.to_be_bytes());
+        try_publish(&local, "q", body).unwrap();
+    }
+    let mut expected = 0_u32;
+    while expected < MESSAGES {
+        if let AMQPFrame::Body(_, body) = wire.next().await.expect("not the end") {
+            assert_eq!(
+                (body.len(), &body[..4]),
+                (100_000, &expected.to_be_bytes()[..])
+            );
+            expected += 1;
+        }
+    }
+}
+
+/// Threads of the process and tasks of sockets write to the same socket.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_that_write_for_a_socket_keep_the_order_of_each() {
+    const EACH: u64 = 3_000;
+    let broker = broker().await;
+    let local = Arc::new(attach(&broker));
+    local.declare_queue("q", QueueOptions::new()).unwrap();
+    let mut reader = Wire::open(&broker).await;
+    reader.channel(1).await;
+    reader.consume(1, "q").await;
+    let of_process = (1..=2_u64).map(|publisher| {
+        let local = Arc::clone(&local);
+        std::thread::spawn(move || {
+            for number in 0..EACH {
+                let body = (publisher << 32 | number).to_be_bytes().to_vec();
+                while let Err(error) = try_publish(&local, "q", body.clone()) {
+                    assert_eq!(error, PublishError::Blocked);
+                    std::thread::yield_now();
+                }
+            }
+        })
+    });
+    let of_process: Vec<_> = of_process.collect();
+    let mut writer = Wire::open(&broker).await;
+    writer.channel(1).await;
+    let of_socket = tokio::spawn(async move {
+        for number in 0..EACH {
+            writer.publish(1, "q", &number.to_be_bytes()).await;
+        }
+        writer
+    });
+    let mut expected = [0; 3];
+    while expected != [EACH; 3] {
+        if let AMQPFrame::Body(_, body) = reader.next().await.expect("not the end") {
+            let number = u64::from_be_bytes(body.try_into().unwrap());
+            let next = &mut expected[(number >> 32) as usize];
+            assert_eq!(number & u64::from(u32::MAX), *next);
+            *next += 1;
+        }
+    }
+    of_process
+        .into_iter()
+        .for_each(|publisher| publisher.join().unwrap());
+    drop(of_socket.await.unwrap());
 }

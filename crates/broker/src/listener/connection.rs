@@ -2,22 +2,23 @@
 
 use std::{
     io::{self, ErrorKind},
+    net::Shutdown,
     sync::Arc,
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use socket2::SockRef;
 use tokio::{
-    io::{AsyncWriteExt, Interest},
+    io::Interest,
     net::TcpStream,
-    sync::Notify,
     task::{consume_budget, yield_now},
     time::{Instant, sleep_until, timeout},
 };
 
 use super::{
-    Hub,
     buffers::Sizing,
+    hub::{Desk, Hub, Kick},
     input::{Input, is_tune_ok},
     lobby::Guest,
 };
@@ -44,19 +45,33 @@ const SHARE: u64 = 2_000;
 /// and its limit the only one needed.
 #[derive(Debug)]
 pub(super) struct Connection {
+    post: Arc<Post>,
+    kick: Arc<Kick>,
+    send_timeout: Duration,
+}
+
+/// What can be done without waiting, by the connection's task or by whoever has something for the peer.
+#[derive(Debug)]
+struct Post {
     socket: TcpStream,
     hub: Arc<Hub>,
     id: ConnectionId,
-    kick: Arc<Notify>,
+    /// Never held across an await. Before the engine's lock, never under it.
+    work: Mutex<Work>,
+}
+
+#[derive(Debug)]
+struct Work {
     /// Held until the handshake is done.
     handshake: Option<Guest>,
-    send_timeout: Duration,
     input: Input,
     output: Outgoing,
     tap: Tap,
     strike: Strike,
     /// Whether it left off with frames in hand, so that others have their turn.
     is_busy: bool,
+    /// The engine does not know of the connection any more.
+    is_over: bool,
 }
 
 #[derive(Debug)]
@@ -109,40 +124,48 @@ impl Connection {
         socket: TcpStream,
         hub: Arc<Hub>,
         id: ConnectionId,
-        kick: Arc<Notify>,
+        kick: Arc<Kick>,
         handshake: Guest,
         send_timeout: Duration,
     ) -> Self {
-        let tap = hub.faults().tap(id);
-        Self {
+        let work = Work {
+            handshake: Some(handshake),
+            input: Input::new(),
+            output: Outgoing::new(),
+            tap: hub.faults().tap(id),
+            strike: Strike::None,
+            is_busy: false,
+            is_over: false,
+        };
+        let post = Arc::new(Post {
             socket,
             hub,
             id,
+            work: Mutex::new(work),
+        });
+        Self {
+            post,
             kick,
-            handshake: Some(handshake),
             send_timeout,
-            input: Input::new(),
-            output: Outgoing::new(),
-            tap,
-            strike: Strike::None,
-            is_busy: false,
         }
     }
 
     /// Serves the peer until either side is done.
-    pub(super) async fn run(mut self) {
+    pub(super) async fn run(self) {
+        let post = Arc::downgrade(&self.post);
+        self.kick.leads_to(post);
         loop {
             consume_budget().await;
-            self.turn();
-            match self.write() {
-                Ok(Next::Again | Next::Wait) if self.is_busy => {
+            let (next, is_busy) = self.post.go_on();
+            match next {
+                Ok(Next::Again | Next::Wait) if is_busy => {
                     yield_now().await;
                     continue;
                 }
                 Ok(Next::Again) => continue,
                 Ok(Next::Wait) => {}
                 Ok(Next::Finished) => return self.linger().await,
-                Ok(Next::Blow(Blow::Cut)) => return self.cut().await,
+                Ok(Next::Blow(Blow::Cut)) => return self.cut(),
                 Ok(Next::Blow(Blow::Silence)) => return self.stay_silent().await,
                 Err(_) => return,
             }
@@ -155,33 +178,151 @@ impl Connection {
     /// Closes with a reset, so that the peer's connect or first read fails at once.
     pub(super) fn reset(self) {
         // If it can not be set the peer reads an end instead.
-        let _ = SockRef::from(&self.socket).set_linger(Some(Duration::ZERO));
+        let _ = SockRef::from(&self.post.socket).set_linger(Some(Duration::ZERO));
     }
 
+    /// Until the engine has something, the socket brings something, or takes something, or the peer
+    /// is gone that nobody reads from because it publishes under an alarm.
+    async fn wait(&self) -> io::Result<()> {
+        let Post { socket, work, .. } = &*self.post;
+        let (stalled, wanted) = work.lock().awaits();
+        let patience = stalled.map(|since| since + self.send_timeout);
+        tokio::select! {
+            biased;
+            () = self.kick.kicked() => Ok(()),
+            ready = socket.writable(), if stalled.is_some() => ready,
+            ready = socket.readable(), if wanted => {
+                ready?;
+                work.lock().input.read(socket)
+            }
+            () = gone(socket), if !wanted && stalled.is_none() => {
+                Err(ErrorKind::UnexpectedEof.into())
+            }
+            () = at(patience) => Err(ErrorKind::TimedOut.into()),
+        }
+    }
+
+    /// After the last word.
+    async fn linger(self) {
+        self.post.disconnect();
+        let socket = &self.post.socket;
+        let _ = timeout(LINGER, async {
+            end(socket)?;
+            discard(socket).await
+        })
+        .await;
+    }
+
+    /// The peer has had everything up to here and gets no more.
+    fn cut(self) {
+        // Everything written is on its way; whether the peer hears of the end is its own affair.
+        let _ = end(&self.post.socket);
+    }
+
+    /// The socket stays open and nothing comes from it any more, whatever the peer does, as if the
+    /// network in between had gone. The engine finds out by itself.
+    async fn stay_silent(self) {
+        let Post {
+            socket,
+            hub,
+            id,
+            work,
+        } = &*self.post;
+        let mut lost = Vec::new();
+        let unheard = async {
+            loop {
+                let unwritten = std::mem::take(&mut work.lock().output.cost);
+                hub.with_own(*id, |engine, now| {
+                    let cost = engine.drain(*id, &mut lost) + unwritten;
+                    engine.written(*id, cost, now);
+                });
+                if lost.drain(..).any(|output| matches!(output, Output::Close)) {
+                    return self.post.disconnect();
+                }
+                self.kick.kicked().await;
+            }
+        };
+        let held = discard(socket);
+        tokio::pin!(unheard);
+        tokio::pin!(held);
+        tokio::select! {
+            () = &mut unheard => { let _ = held.await; }
+            _ = &mut held => {}
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.post.disconnect();
+    }
+}
+
+impl Post {
+    fn disconnect(&self) {
+        self.work.lock().is_over = true;
+        self.hub.disconnect(self.id);
+    }
+
+    /// Gives the engine what was read, and the peer what the engine has. Says whether it left off with
+    /// frames in hand.
+    fn go_on(&self) -> (io::Result<Next>, bool) {
+        let mut work = self.work.lock();
+        work.turn(&self.hub, self.id);
+        (work.write(&self.socket), work.is_busy)
+    }
+}
+
+impl Desk for Post {
+    fn go_on_for_task(&self) -> bool {
+        let Some(mut work) = self.work.try_lock() else {
+            return false;
+        };
+        if work.is_busy || work.is_over {
+            return false;
+        }
+        let awaited = work.awaits();
+        loop {
+            work.turn(&self.hub, self.id);
+            match work.write(&self.socket) {
+                Ok(Next::Again) if !work.is_busy => {}
+                Ok(Next::Wait) => return !work.is_busy && work.awaits() == awaited,
+                _ => return false,
+            }
+        }
+    }
+}
+
+impl Work {
     /// The engine takes the frames that were read, a batch at a time under the lock, and gives what
     /// it has for the peer.
-    fn turn(&mut self) {
-        let hub = Arc::clone(&self.hub);
+    fn turn(&mut self, hub: &Hub, id: ConnectionId) {
         let mut pause = Pause::Undecoded;
         while pause == Pause::Undecoded {
             self.input.decode();
-            pause = hub.with_own(self.id, |engine, now| self.batch(engine, now));
+            pause = hub.with_own(id, |engine, now| self.batch(hub, id, engine, now));
         }
         self.is_busy = pause == Pause::Spent;
         self.output.encode(&mut self.tap, &mut self.strike);
     }
 
     /// One time under the lock.
-    fn batch(&mut self, engine: &mut Engine, now: std::time::Instant) -> Pause {
+    fn batch(
+        &mut self,
+        hub: &Hub,
+        id: ConnectionId,
+        engine: &mut Engine,
+        now: std::time::Instant,
+    ) -> Pause {
         if self.output.is_written() && self.output.cost > 0 {
-            engine.written(self.id, std::mem::take(&mut self.output.cost), now);
+            engine.written(id, std::mem::take(&mut self.output.cost), now);
         }
-        let pause = self.hand_over(engine, now);
+        let pause = self.hand_over(hub, id, engine, now);
         if pause != Pause::Undecoded {
-            self.fetch(engine);
+            self.fetch(id, engine);
         }
-        self.input.wanted = engine.wants_more(self.id) && self.strike == Strike::None;
-        if self.handshake.is_some() && engine.is_open(self.id) {
+        self.input.wanted = engine.wants_more(id) && self.strike == Strike::None;
+        if self.handshake.is_some() && engine.is_open(id) {
             self.handshake = None;
             self.input.open();
         }
@@ -189,17 +330,23 @@ impl Connection {
     }
 
     /// Gives the engine one frame after the other, as long as it wants them and no fault is due.
-    fn hand_over(&mut self, engine: &mut Engine, now: std::time::Instant) -> Pause {
+    fn hand_over(
+        &mut self,
+        hub: &Hub,
+        id: ConnectionId,
+        engine: &mut Engine,
+        now: std::time::Instant,
+    ) -> Pause {
         let before = engine.work();
         if self.tap.is_armed() {
-            self.tap.meet(engine.peer(self.id));
+            self.tap.meet(engine.peer(id));
         }
-        while self.strike == Strike::None && engine.wants_more(self.id) {
+        while self.strike == Strike::None && engine.wants_more(id) {
             if self.input.is_undecoded() {
                 return Pause::Undecoded;
             }
             if let Some((Ok(frame), _)) = self.input.front()
-                && (engine.work() - before > SHARE || engine.must_wait(self.id, frame, now))
+                && (engine.work() - before > SHARE || engine.must_wait(id, frame, now))
             {
                 return Pause::Spent;
             }
@@ -208,7 +355,7 @@ impl Connection {
                     self.strike = Strike::AfterAnswers(blow);
                     break;
                 }
-                self.hub.faults().carry_out(engine, now);
+                hub.faults().carry_out(engine, now);
             }
             let Some((frame, len)) = self.input.pop() else {
                 break;
@@ -217,25 +364,25 @@ impl Connection {
                 Ok(frame) => {
                     self.tap.pass(Direction::Received, counts(&frame), len);
                     let agreed = is_tune_ok(&frame);
-                    engine.receive(self.id, frame, now);
+                    engine.receive(id, frame, now);
                     if agreed {
-                        let frame_max = engine.frame_max(self.id);
+                        let frame_max = engine.frame_max(id);
                         self.input.agree(frame_max);
                         self.output.frame_max = frame_max;
                     }
                 }
-                Err(what) => engine.malformed(self.id, what, now),
+                Err(what) => engine.malformed(id, what, now),
             }
         }
         Pause::Done
     }
 
     /// Takes what the engine has for the peer, if all that it had before is written.
-    fn fetch(&mut self, engine: &mut Engine) {
+    fn fetch(&mut self, id: ConnectionId, engine: &mut Engine) {
         if !self.output.is_written() || matches!(self.strike, Strike::Now(_)) {
             return;
         }
-        self.output.fetch(engine, self.id);
+        self.output.fetch(engine, id);
         if let Strike::AfterAnswers(blow) = self.strike {
             self.strike = Strike::Now(blow);
         }
@@ -250,7 +397,7 @@ impl Connection {
     }
 
     /// Writes what the socket takes.
-    fn write(&mut self) -> io::Result<Next> {
+    fn write(&mut self, socket: &TcpStream) -> io::Result<Next> {
         loop {
             if self.output.bytes_are_written() {
                 self.output.encode(&mut self.tap, &mut self.strike);
@@ -259,7 +406,7 @@ impl Connection {
                 }
             }
             let rest = &self.output.bytes[self.output.written..];
-            match self.socket.try_write(rest) {
+            match socket.try_write(rest) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
                 Ok(taken) => {
                     self.output.written += taken;
@@ -285,79 +432,9 @@ impl Connection {
         }
     }
 
-    /// Until the engine has something, the socket brings something, or takes something, or the peer
-    /// is gone that nobody reads from because it publishes under an alarm.
-    async fn wait(&mut self) -> io::Result<()> {
-        let stalled = self.output.stalled_since;
-        let patience = stalled.map(|since| since + self.send_timeout);
-        tokio::select! {
-            biased;
-            () = self.kick.notified() => Ok(()),
-            ready = self.socket.writable(), if stalled.is_some() => ready,
-            ready = self.socket.readable(), if self.input.wanted => {
-                ready?;
-                self.input.read(&self.socket)
-            }
-            () = gone(&self.socket), if !self.input.wanted && stalled.is_none() => {
-                Err(ErrorKind::UnexpectedEof.into())
-            }
-            () = at(patience) => Err(ErrorKind::TimedOut.into()),
-        }
-    }
-
-    /// After the last word.
-    async fn linger(mut self) {
-        let hub = Arc::clone(&self.hub);
-        hub.disconnect(self.id);
-        let _ = timeout(LINGER, async {
-            self.socket.shutdown().await?;
-            self.discard().await
-        })
-        .await;
-    }
-
-    /// The peer has had everything up to here and gets no more.
-    async fn cut(mut self) {
-        // Everything written is on its way; whether the peer hears of the end is its own affair.
-        let _ = self.socket.shutdown().await;
-    }
-
-    /// The socket stays open and nothing comes from it any more, whatever the peer does, as if the
-    /// network in between had gone. The engine finds out by itself.
-    async fn stay_silent(mut self) {
-        let hub = Arc::clone(&self.hub);
-        let kick = Arc::clone(&self.kick);
-        let mut lost = Vec::new();
-        let unheard = async {
-            loop {
-                hub.with_own(self.id, |engine, now| {
-                    let cost =
-                        engine.drain(self.id, &mut lost) + std::mem::take(&mut self.output.cost);
-                    engine.written(self.id, cost, now);
-                });
-                if lost.drain(..).any(|output| matches!(output, Output::Close)) {
-                    return hub.disconnect(self.id);
-                }
-                kick.notified().await;
-            }
-        };
-        let held = discard(&self.socket);
-        tokio::pin!(unheard);
-        tokio::pin!(held);
-        tokio::select! {
-            () = &mut unheard => { let _ = held.await; }
-            _ = &mut held => {}
-        }
-    }
-
-    async fn discard(&self) -> io::Result<()> {
-        discard(&self.socket).await
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.hub.disconnect(self.id);
+    /// Since when the socket takes nothing, and whether anything is to be read.
+    fn awaits(&self) -> (Option<Instant>, bool) {
+        (self.output.stalled_since, self.input.wanted)
     }
 }
 
@@ -424,6 +501,11 @@ impl Outgoing {
             sent += len;
         }
     }
+}
+
+/// Says that nothing more will be written.
+fn end(socket: &TcpStream) -> io::Result<()> {
+    SockRef::from(socket).shutdown(Shutdown::Write)
 }
 
 /// The protocol header is no frame.

@@ -1,6 +1,10 @@
 //! Where the tasks of a broker meet.
 
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, OnceLock, Weak},
+};
 
 use parking_lot::Mutex;
 use smallvec::SmallVec;
@@ -25,13 +29,59 @@ pub(crate) struct Hub {
 #[derive(Debug)]
 struct Core {
     engine: Engine,
-    /// Wakes a connection's task: there is something to write, or it may read again.
-    kicks: HashMap<ConnectionId, Arc<Notify>>,
+    /// Who is told that there is something to write, or that the connection may read again.
+    kicks: HashMap<ConnectionId, Arc<Kick>>,
     /// What the timekeeper sleeps until.
     armed: Option<std::time::Instant>,
 }
 
-type Kicks = SmallVec<[Arc<Notify>; 4]>;
+/// What a connection's task does when it is woken, for others to do.
+pub(super) trait Desk: fmt::Debug + Send + Sync {
+    /// False if it has to be done by the task after all, or if there is more that it has to know of.
+    fn go_on_for_task(&self) -> bool;
+}
+
+/// Wakes a connection's task.
+#[derive(Debug, Default)]
+pub(crate) struct Kick {
+    task: Notify,
+    desk: OnceLock<Weak<dyn Desk>>,
+}
+
+impl Kick {
+    pub(crate) async fn kicked(&self) {
+        self.task.notified().await;
+    }
+
+    /// What the task would do can be done here from now on.
+    pub(super) fn leads_to(&self, desk: Weak<dyn Desk>) {
+        let _ = self.desk.set(desk);
+    }
+}
+
+/// Those to be told, when no lock is held.
+#[must_use]
+pub(crate) struct Kicks(SmallVec<[Arc<Kick>; 4]>);
+
+impl Kicks {
+    fn wake(self) {
+        for kick in self.0 {
+            kick.task.notify_one();
+        }
+    }
+
+    /// What there is for one connection alone is written here and now, which saves its task's being
+    /// woken for it.
+    pub(crate) fn serve(self) {
+        if let [kick] = &*self.0
+            && let Some(desk) = kick.desk.get().and_then(Weak::upgrade)
+            && desk.go_on_for_task()
+        {
+            return;
+        }
+        self.wake();
+    }
+}
 
 impl Hub {
     pub(crate) fn new(settings: Settings) -> Self {
@@ -74,17 +124,25 @@ impl Hub {
         own: Option<ConnectionId>,
         work: impl FnOnce(&mut Engine, std::time::Instant) -> R,
     ) -> R {
+        let (result, kicks) = self.leaving_kicks(own, work);
+        kicks.wake();
+        result
+    }
+
+    /// As [`with`](Self::with), but whoever it concerns is still to be told; `own` need not be.
+    pub(crate) fn leaving_kicks<R>(
+        &self,
+        own: Option<ConnectionId>,
+        work: impl FnOnce(&mut Engine, std::time::Instant) -> R,
+    ) -> (R, Kicks) {
         let mut core = self.core.lock();
         let (result, kicks) = self.work(&mut core, own, work);
         let sooner = core.rearm();
         drop(core);
-        for kick in kicks {
-            kick.notify_one();
-        }
         if sooner {
             self.sooner.notify_one();
         }
-        result
+        (result, kicks)
     }
 
     /// Does what is due and says when to come again. For the timekeeper, who need not be woken.
@@ -94,9 +152,7 @@ impl Hub {
         core.armed = core.engine.next_deadline();
         let due = core.armed;
         drop(core);
-        for kick in kicks {
-            kick.notify_one();
-        }
+        kicks.wake();
         due.map(Instant::from_std)
     }
 
@@ -112,13 +168,13 @@ impl Hub {
         if self.faults.has_orders() {
             self.faults.carry_out(&mut core.engine, now);
             // Whoever has just looked at its output has not seen what these have added.
-            kicks.extend(core.kicks(None));
+            kicks.0.extend(core.kicks(None).0);
         }
         (result, kicks)
     }
 
     /// A socket was accepted.
-    pub(super) fn connect(&self) -> (ConnectionId, Arc<Notify>) {
+    pub(super) fn connect(&self) -> (ConnectionId, Arc<Kick>) {
         let (id, kick, ()) = self.admit(|engine, now| (engine.connect(now), ()));
         (id, kick)
     }
@@ -128,15 +184,15 @@ impl Hub {
         &self,
         user: &str,
         name: &str,
-    ) -> (ConnectionId, Arc<Notify>, Arc<Farewell>) {
+    ) -> (ConnectionId, Arc<Kick>, Arc<Farewell>) {
         self.admit(|engine, now| engine.attach(user, name, now))
     }
 
     fn admit<R>(
         &self,
         admit: impl FnOnce(&mut Engine, std::time::Instant) -> (ConnectionId, R),
-    ) -> (ConnectionId, Arc<Notify>, R) {
-        let kick = Arc::new(Notify::new());
+    ) -> (ConnectionId, Arc<Kick>, R) {
+        let kick = Arc::<Kick>::default();
         let mut core = self.core.lock();
         let (id, admitted) = admit(&mut core.engine, Instant::now().into_std());
         core.kicks.insert(id, Arc::clone(&kick));
@@ -165,11 +221,8 @@ impl fmt::Debug for Hub {
 impl Core {
     fn kicks(&mut self, own: Option<ConnectionId>) -> Kicks {
         let kicks = &self.kicks;
-        self.engine
-            .touched()
-            .filter(|id| Some(*id) != own)
-            .filter_map(|id| kicks.get(&id).cloned())
-            .collect()
+        let touched = self.engine.touched().filter(|id| Some(*id) != own);
+        Kicks(touched.filter_map(|id| kicks.get(&id).cloned()).collect())
     }
 
     /// Whether something is due before the timekeeper wakes, who is told once.

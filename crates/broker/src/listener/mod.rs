@@ -10,5 +10,5 @@ mod lobby;
 mod timer;
 
 pub(crate) use accept::{Acceptor, Bounds};
-pub(crate) use hub::Hub;
+pub(crate) use hub::{Hub, Kick};
 pub(crate) use timer::keep_time;

@@ -29,7 +29,7 @@ use crate::{
         ConnectionId, ContentMethod, Disconnected, Engine, Farewell, Frame, Output,
         properties_weight,
     },
-    listener::Hub,
+    listener::{Hub, Kick},
 };
 
 /// The channel of commands and publishes, in confirm mode. Nothing is lost with it, so it is opened
@@ -48,7 +48,7 @@ pub(super) struct Line {
     /// A broker that is dropped leaves nothing behind, whoever still has a client of it.
     hub: Weak<Hub>,
     id: ConnectionId,
-    kick: Arc<Notify>,
+    kick: Arc<Kick>,
     farewell: Arc<Farewell>,
     outbox_limit: usize,
     /// The cost of deliveries that were received and of which the engine does not know.
@@ -322,7 +322,7 @@ impl Line {
     pub(super) async fn attended(&self, seat: Seat, bell: &Notify) {
         tokio::select! {
             biased;
-            () = self.kick.notified() => self.attend(Some(seat)),
+            () = self.kick.kicked() => self.attend(Some(seat)),
             () = bell.notified() => {}
         }
     }
@@ -335,7 +335,7 @@ impl Line {
     pub(super) async fn attended_or(&self, resumed: impl Future<Output = ()>) {
         tokio::select! {
             biased;
-            () = self.kick.notified() => self.attend(None),
+            () = self.kick.kicked() => self.attend(None),
             () = resumed => {}
         }
     }
@@ -350,14 +350,16 @@ impl Line {
         let mut inboxes = self.inboxes.lock();
         let was_blocked = inboxes.blocked;
         let mut heard = Heard::default();
+        let mut kicks = None;
         if let Some(hub) = self.hub.upgrade()
             && self.farewell.get().is_none()
         {
-            hub.with_own(self.id, |engine, now| {
+            let ((), others) = hub.leaving_kicks(Some(self.id), |engine, now| {
                 let asked = command(&mut inboxes, engine, now);
                 self.take_all(&mut inboxes, engine, asked, &mut heard, now);
                 inboxes.blocked = engine.is_blocked(self.id);
             });
+            kicks = Some(others);
         }
         let end = self.disconnected();
         if end.is_some() {
@@ -377,6 +379,9 @@ impl Line {
         }
         if resumed {
             self.resumed.notify_waiters();
+        }
+        if let Some(kicks) = kicks {
+            kicks.serve();
         }
         end.map_or(Ok(heard), Err)
     }

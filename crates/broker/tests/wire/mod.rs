@@ -200,6 +200,15 @@ impl Wire {
         self.send(0, AMQPClass::Connection(close_ok)).await;
     }
 
+    /// Its socket, to be read without a runtime.
+    pub(crate) fn into_blocking(self) -> std::net::TcpStream {
+        assert!(self.read.is_empty());
+        let socket = self.socket.into_std().unwrap();
+        socket.set_nonblocking(false).unwrap();
+        socket.set_read_timeout(Some(BOUND)).unwrap();
+        socket
+    }
+
     /// Bytes that were read and are no whole frame.
     pub(crate) fn fragment(&self) -> usize {
         self.read.len()
