@@ -26,12 +26,15 @@ pub(super) enum Socket {
 
 impl Socket {
     /// Takes it from the reactor.
-    pub(super) fn own(&mut self) -> io::Result<()> {
+    pub(super) fn own(&mut self) -> io::Result<&net::TcpStream> {
         *self = match replace(self, Self::Lost) {
             Self::Watched(socket) => Self::Own(socket.into_std()?),
             other => other,
         };
-        Ok(())
+        match self {
+            Self::Own(socket) => Ok(socket),
+            Self::Watched(_) | Self::Lost => Err(ErrorKind::NotConnected.into()),
+        }
     }
 
     /// Gives it to the reactor.
@@ -90,7 +93,11 @@ impl Socket {
     pub(super) fn poll_close(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Watched(socket) => Pin::new(socket).poll_shutdown(context),
-            Self::Own(socket) => Poll::Ready(socket.shutdown(Shutdown::Write)),
+            Self::Own(socket) => Poll::Ready(match socket.shutdown(Shutdown::Write) {
+                // It has ended, and tokio says no more of that.
+                Err(error) if error.kind() == ErrorKind::NotConnected => Ok(()),
+                done => done,
+            }),
             Self::Lost => lost(),
         }
     }
