@@ -18,7 +18,7 @@ use std::{
 use futures_util::io::{AsyncRead, AsyncWrite};
 
 #[cfg(unix)]
-use super::nap::Woken;
+use super::nap::{Bell, Woken};
 use super::{socket::Socket, thread::Thread};
 
 /// How long the thread waits by itself. What others than its tasks want of lapin, such as a channel,
@@ -29,6 +29,9 @@ const NAP: Duration = Duration::from_millis(1);
 pub(super) struct Stream {
     socket: Socket,
     thread: Arc<Thread>,
+    /// Of the first nap and all others.
+    #[cfg(unix)]
+    bell: Option<Arc<Bell>>,
     /// A task was polled since the thread last waited in vain.
     is_lively: bool,
     /// Something was read since the last flush, and lapin has not looked at it yet.
@@ -43,6 +46,8 @@ impl Stream {
         Self {
             socket: Socket::Watched(socket),
             thread,
+            #[cfg(unix)]
+            bell: None,
             is_lively: false,
             has_read: false,
             is_full: false,
@@ -85,8 +90,12 @@ impl Stream {
         if !self.is_lively || self.is_full || self.has_read {
             return Poll::Pending;
         }
+        let Ok(bell) = self.bell() else {
+            // There are no descriptors left: the reactor does without.
+            return Poll::Pending;
+        };
         let socket = self.socket.own()?;
-        match self.thread.nap(socket, NAP)? {
+        match self.thread.nap(&bell, socket, NAP)? {
             Woken::Rung => return come_again(context),
             Woken::Readable => {}
             Woken::Late => {
@@ -100,6 +109,15 @@ impl Stream {
             return come_again(context);
         }
         read
+    }
+
+    #[cfg(unix)]
+    fn bell(&mut self) -> io::Result<Arc<Bell>> {
+        if let Some(bell) = &self.bell {
+            return Ok(Arc::clone(bell));
+        }
+        let bell = Arc::new(Bell::new()?);
+        Ok(Arc::clone(self.bell.insert(bell)))
     }
 
     #[cfg(not(unix))]
