@@ -19,6 +19,7 @@ pub(super) enum Socket {
     /// The reactor of the connections' runtime waits for it.
     Watched(TcpStream),
     /// Whoever reads it waits for it as well: nobody is woken when it is ready.
+    #[cfg_attr(not(unix), expect(dead_code, reason = "there are no naps"))]
     Own(net::TcpStream),
     /// It got lost between the two.
     Lost,
@@ -26,6 +27,7 @@ pub(super) enum Socket {
 
 impl Socket {
     /// Takes it from the reactor.
+    #[cfg(unix)]
     pub(super) fn own(&mut self) -> io::Result<&net::TcpStream> {
         *self = match replace(self, Self::Lost) {
             Self::Watched(socket) => Self::Own(socket.into_std()?),

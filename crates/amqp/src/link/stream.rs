@@ -543,4 +543,15 @@ mod tests {
         let read = Pin::new(&mut scene.stream).poll_read(&mut context, &mut [0; 10]);
         assert!(matches!(read, Poll::Ready(Ok(0))));
     }
+
+    #[test]
+    fn the_bell_ends_with_the_stream_though_the_thread_still_has_a_task() {
+        let mut scene = Scene::lively();
+        scene.fall_asleep();
+        let bell = Arc::downgrade(scene.stream.bell.as_ref().expect("it has napped"));
+        let thread = Arc::clone(&scene.stream.thread);
+        drop(scene.stream);
+        assert_eq!(bell.strong_count(), 0);
+        assert!(Arc::strong_count(&thread) > 1);
+    }
 }
