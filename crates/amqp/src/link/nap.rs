@@ -61,7 +61,10 @@ impl Bell {
 
 #[cfg(test)]
 mod tests {
-    use std::{net::TcpListener, thread};
+    use std::{
+        net::{Shutdown, TcpListener},
+        thread,
+    };
 
     use super::*;
 
@@ -95,6 +98,16 @@ mod tests {
         });
         bell.ring();
         assert_eq!(bell.nap(&socket, LONG).unwrap(), Woken::Readable);
+    }
+
+    #[test]
+    fn a_nap_ends_when_another_handle_ends_the_connection() {
+        let ((socket, _peer), bell) = (connected(), Bell::new().unwrap());
+        let other = socket.try_clone().unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| other.shutdown(Shutdown::Both).unwrap());
+            assert_eq!(bell.nap(&socket, LONG).unwrap(), Woken::Readable);
+        });
     }
 
     #[test]

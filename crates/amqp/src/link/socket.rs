@@ -19,6 +19,7 @@ pub(super) enum Socket {
     /// The reactor of the connections' runtime waits for it.
     Watched(TcpStream),
     /// Whoever reads it waits for it as well: nobody is woken when it is ready.
+    #[cfg_attr(not(unix), expect(dead_code, reason = "there are no naps"))]
     Own(net::TcpStream),
     /// It got lost between the two.
     Lost,
@@ -26,12 +27,16 @@ pub(super) enum Socket {
 
 impl Socket {
     /// Takes it from the reactor.
-    pub(super) fn own(&mut self) -> io::Result<()> {
+    #[cfg(unix)]
+    pub(super) fn own(&mut self) -> io::Result<&net::TcpStream> {
         *self = match replace(self, Self::Lost) {
             Self::Watched(socket) => Self::Own(socket.into_std()?),
             other => other,
         };
-        Ok(())
+        match self {
+            Self::Own(socket) => Ok(socket),
+            Self::Watched(_) | Self::Lost => Err(ErrorKind::NotConnected.into()),
+        }
     }
 
     /// Gives it to the reactor.
@@ -90,7 +95,11 @@ impl Socket {
     pub(super) fn poll_close(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Watched(socket) => Pin::new(socket).poll_shutdown(context),
-            Self::Own(socket) => Poll::Ready(socket.shutdown(Shutdown::Write)),
+            Self::Own(socket) => Poll::Ready(match socket.shutdown(Shutdown::Write) {
+                // It has ended, and tokio says no more of that.
+                Err(error) if error.kind() == ErrorKind::NotConnected => Ok(()),
+                done => done,
+            }),
             Self::Lost => lost(),
         }
     }

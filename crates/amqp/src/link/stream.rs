@@ -18,7 +18,7 @@ use std::{
 use futures_util::io::{AsyncRead, AsyncWrite};
 
 #[cfg(unix)]
-use super::nap::Woken;
+use super::nap::{Bell, Woken};
 use super::{socket::Socket, thread::Thread};
 
 /// How long the thread waits by itself. What others than its tasks want of lapin, such as a channel,
@@ -29,6 +29,9 @@ const NAP: Duration = Duration::from_millis(1);
 pub(super) struct Stream {
     socket: Socket,
     thread: Arc<Thread>,
+    /// Of the first nap and all others.
+    #[cfg(unix)]
+    bell: Option<Arc<Bell>>,
     /// A task was polled since the thread last waited in vain.
     is_lively: bool,
     /// Something was read since the last flush, and lapin has not looked at it yet.
@@ -43,6 +46,8 @@ impl Stream {
         Self {
             socket: Socket::Watched(socket),
             thread,
+            #[cfg(unix)]
+            bell: None,
             is_lively: false,
             has_read: false,
             is_full: false,
@@ -68,7 +73,7 @@ impl Stream {
         }
         let mut read = self.socket.poll_read(context, buffer);
         if read.is_pending() {
-            read = if polled && self.socket.is_own() {
+            read = if polled {
                 // What they publish goes out first.
                 come_again(context)
             } else {
@@ -85,23 +90,34 @@ impl Stream {
         if !self.is_lively || self.is_full || self.has_read {
             return Poll::Pending;
         }
-        self.socket.own()?;
-        while let Socket::Own(socket) = &self.socket {
-            match self.thread.nap(socket, NAP)? {
-                Woken::Rung => return come_again(context),
-                Woken::Readable => {
-                    let read = self.socket.poll_read(context, buffer);
-                    if read.is_ready() {
-                        return read;
-                    }
-                }
-                Woken::Late => {
-                    self.is_lively = false;
-                    self.socket.watch()?;
-                }
+        let Ok(bell) = self.bell() else {
+            // There are no descriptors left: the reactor does without.
+            return Poll::Pending;
+        };
+        let socket = self.socket.own()?;
+        match self.thread.nap(&bell, socket, NAP)? {
+            Woken::Rung => return come_again(context),
+            Woken::Readable => {}
+            Woken::Late => {
+                self.is_lively = false;
+                self.socket.watch()?;
             }
         }
-        self.socket.poll_read(context, buffer)
+        let read = self.socket.poll_read(context, buffer);
+        if read.is_pending() && self.socket.is_own() {
+            // The nap was interrupted. Another would keep waiting what lapin has got meanwhile.
+            return come_again(context);
+        }
+        read
+    }
+
+    #[cfg(unix)]
+    fn bell(&mut self) -> io::Result<Arc<Bell>> {
+        if let Some(bell) = &self.bell {
+            return Ok(Arc::clone(bell));
+        }
+        let bell = Arc::new(Bell::new()?);
+        Ok(Arc::clone(self.bell.insert(bell)))
     }
 
     #[cfg(not(unix))]
@@ -160,6 +176,11 @@ impl AsyncWrite for Stream {
             self.socket.watch()?;
             written = self.socket.poll_write(context, slices);
         }
+        if self.is_full && written.is_ready() {
+            // TLS writes in a flush, too, perhaps before the reactor has told lapin that it may write.
+            // Once the socket is taken from the reactor, nobody else would.
+            context.waker().wake_by_ref();
+        }
         self.is_full = written.is_pending();
         written
     }
@@ -190,6 +211,7 @@ mod tests {
         },
         task::{Wake, Waker},
         thread,
+        time::Instant,
     };
 
     use super::*;
@@ -198,9 +220,9 @@ mod tests {
     const SOON: Duration = Duration::from_secs(20);
 
     /// lapin's loop, as far as it is woken.
-    struct Bell(mpsc::SyncSender<()>);
+    struct Loop(mpsc::SyncSender<()>);
 
-    impl Wake for Bell {
+    impl Wake for Loop {
         fn wake(self: Arc<Self>) {
             let _ = self.0.try_send(());
         }
@@ -225,7 +247,7 @@ mod tests {
             let _context = connections::handle().enter();
             let socket = tokio::net::TcpStream::from_std(socket).unwrap();
             let (ring, rung) = mpsc::sync_channel(1);
-            let waker = Waker::from(Arc::new(Bell(ring)));
+            let waker = Waker::from(Arc::new(Loop(ring)));
             let thread = Arc::<Thread>::default();
             let stream = Stream::new(socket, Arc::clone(&thread));
             thread.reads(&waker);
@@ -277,6 +299,16 @@ mod tests {
             written.map(|written| written.expect("the connection is there"))
         }
 
+        /// Writes as much as there is room for, and tries once more.
+        fn fill(&mut self) -> usize {
+            let bytes = vec![0; 1 << 20];
+            let mut written = 0;
+            while let Poll::Ready(more) = self.write(&bytes) {
+                written += more;
+            }
+            written
+        }
+
         /// Whether lapin's loop goes round again at once.
         fn is_woken(&self) -> bool {
             self.rung.try_recv().is_ok()
@@ -288,6 +320,16 @@ mod tests {
 
         fn wake_task(&self) {
             self.of_task.lock().unwrap().clone().unwrap().wake();
+        }
+
+        /// Whether reading, in vain, takes a nap: only naps take as long each time.
+        fn naps(&mut self, mut prepare: impl FnMut(&mut Self)) -> bool {
+            (0..100).all(|_| {
+                prepare(self);
+                let start = Instant::now();
+                assert_eq!(self.read(), Poll::Pending);
+                start.elapsed() >= NAP
+            })
         }
 
         /// Reads until the thread has waited in vain.
@@ -313,6 +355,21 @@ mod tests {
         scene.flush();
         assert_eq!(scene.polls(), 2);
         scene.fall_asleep();
+    }
+
+    #[test]
+    fn it_naps_once_after_a_task_had_its_turn_whoever_gave_it() {
+        let mut scene = Scene::lively();
+        assert!(scene.naps(|scene| {
+            scene.wake_task();
+            scene.flush();
+        }));
+        assert!(!scene.naps(Scene::flush));
+        assert!(scene.naps(|scene| {
+            scene.wake_task();
+            assert_eq!(scene.read(), Poll::Pending);
+            scene.flush();
+        }));
     }
 
     #[test]
@@ -350,10 +407,9 @@ mod tests {
             thread::scope(|scope| {
                 scope.spawn(|| of_task.wake());
                 while scene.polls() < 2 {
-                    if scene.read().is_pending() && !scene.stream.socket.is_own() {
-                        // It waited in vain, and is woken as lapin's loop is.
-                        scene.rung.recv_timeout(SOON).expect("a task was woken");
-                    }
+                    assert_eq!(scene.read(), Poll::Pending);
+                    // Whether it waited in vain or not, lapin's loop goes round.
+                    scene.rung.recv_timeout(SOON).expect("a task was woken");
                     scene.flush();
                 }
             });
@@ -379,14 +435,33 @@ mod tests {
     }
 
     #[test]
-    fn what_a_task_wrote_in_its_turn_goes_out_before_the_wait() {
+    fn what_the_reactor_found_is_looked_at_before_the_wait() {
         let mut scene = Scene::lively();
-        scene.stream.socket.own().unwrap();
-        scene.wake_task();
-        while scene.is_woken() {}
-        assert_eq!(scene.read(), Poll::Pending);
-        assert_eq!(scene.polls(), 2);
-        assert!(scene.is_woken() && scene.stream.socket.is_own());
+        assert!(!scene.naps(|scene| {
+            assert!(!scene.naps(Scene::flush));
+            while scene.is_woken() {}
+            scene.peer.write_all(b"hi").unwrap();
+            scene.rung.recv_timeout(SOON).expect("it can be read");
+            scene.wake_task();
+            scene.flush();
+            assert_eq!(scene.read(), Poll::Ready(2));
+            assert!(!scene.stream.socket.is_own());
+        }));
+    }
+
+    #[test]
+    fn what_a_task_wrote_in_its_turn_goes_out_before_the_wait() {
+        for owns in [false, true] {
+            let mut scene = Scene::lively();
+            if owns {
+                scene.stream.socket.own().unwrap();
+            }
+            scene.wake_task();
+            while scene.is_woken() {}
+            assert_eq!(scene.read(), Poll::Pending);
+            assert_eq!(scene.polls(), 2);
+            assert!(scene.is_woken() && scene.stream.socket.is_own() == owns);
+        }
     }
 
     #[test]
@@ -394,24 +469,69 @@ mod tests {
         let mut scene = Scene::lively();
         scene.stream.socket.own().unwrap();
         while scene.is_woken() {}
-        let bytes = vec![0; 1 << 20];
-        let mut peer = scene.peer.try_clone().unwrap();
-        let mut written = 0;
-        while let Poll::Ready(more) = scene.write(&bytes) {
-            written += more;
-        }
+        let written = scene.fill();
         scene.flush();
         assert_eq!(scene.read(), Poll::Pending);
         assert!(!scene.stream.socket.is_own());
+        let mut peer = scene.peer.try_clone().unwrap();
         let reading = thread::spawn(move || peer.read_exact(&mut vec![0; written]));
-        while scene.write(b"more").is_pending() {
+        loop {
+            // lapin writes nothing more until it hears that it can.
             scene.rung.recv_timeout(SOON).expect("it can be written");
+            if scene.write(b"more").is_ready() {
+                break;
+            }
         }
         reading.join().unwrap().unwrap();
         // And then it may wait by itself again.
-        while scene.is_woken() {}
-        scene.flush();
-        scene.fall_asleep();
+        assert!(scene.naps(|scene| {
+            scene.wake_task();
+            scene.flush();
+        }));
+    }
+
+    /// A write that succeeds was perhaps made by a flush of TLS, ahead of the reactor's word to lapin,
+    /// which does not write until there is one. The word was lost when the thread then took the socket
+    /// from the reactor to nap.
+    #[test]
+    fn a_socket_that_is_no_longer_full_says_so_itself() {
+        let mut scene = Scene::lively();
+        scene.stream.socket.own().unwrap();
+        let written = scene.fill();
+        let mut peer = scene.peer.try_clone().unwrap();
+        let reading = thread::spawn(move || peer.read_exact(&mut vec![0; written]));
+        let told = (0..).find_map(|_| {
+            // One the reactor has not seen if the write succeeds.
+            let (ring, rung) = mpsc::sync_channel(1);
+            let waker = Waker::from(Arc::new(Loop(ring)));
+            let mut context = Context::from_waker(&waker);
+            let written = Pin::new(&mut scene.stream).poll_write(&mut context, b"more");
+            written.is_ready().then(|| rung.try_recv().is_ok())
+        });
+        assert_eq!(told, Some(true));
+        reading.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn a_connection_that_was_reset_is_closed_without_an_error() {
+        for owns in [false, true] {
+            let mut scene = Scene::lively();
+            if owns {
+                scene.stream.socket.own().unwrap();
+            }
+            // The reactor may not have looked at it yet.
+            while scene.write(b"never read").is_pending() {}
+            let mut context = Context::from_waker(&scene.waker);
+            drop(scene.peer);
+            while Pin::new(&mut scene.stream)
+                .poll_read(&mut context, &mut [0; 10])
+                .is_pending()
+            {
+                let _ = Pin::new(&mut scene.stream).poll_flush(&mut context);
+            }
+            let closed = Pin::new(&mut scene.stream).poll_close(&mut context);
+            assert!(matches!(closed, Poll::Ready(Ok(()))), "{closed:?}");
+        }
     }
 
     #[test]
@@ -422,5 +542,16 @@ mod tests {
         let mut context = Context::from_waker(&scene.waker);
         let read = Pin::new(&mut scene.stream).poll_read(&mut context, &mut [0; 10]);
         assert!(matches!(read, Poll::Ready(Ok(0))));
+    }
+
+    #[test]
+    fn the_bell_ends_with_the_stream_though_the_thread_still_has_a_task() {
+        let mut scene = Scene::lively();
+        scene.fall_asleep();
+        let bell = Arc::downgrade(scene.stream.bell.as_ref().expect("it has napped"));
+        let thread = Arc::clone(&scene.stream.thread);
+        drop(scene.stream);
+        assert_eq!(bell.strong_count(), 0);
+        assert!(Arc::strong_count(&thread) > 1);
     }
 }

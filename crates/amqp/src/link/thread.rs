@@ -18,7 +18,7 @@ use std::{
     task::{Context, Wake, Waker},
 };
 #[cfg(unix)]
-use std::{io, net::TcpStream, sync::OnceLock, time::Duration};
+use std::{io, net::TcpStream, time::Duration};
 
 #[cfg(unix)]
 use super::nap::{Bell, Woken};
@@ -29,9 +29,6 @@ use crate::io as connections;
 pub(crate) struct Thread {
     /// Never held while a task is polled.
     state: Mutex<State>,
-    #[cfg(unix)]
-    /// None if there was none to be had.
-    bell: OnceLock<Option<Bell>>,
 }
 
 #[derive(Default)]
@@ -42,9 +39,9 @@ struct State {
     waker: Option<Waker>,
     /// Whether there is a stream, and so a loop that flushes it.
     runs: bool,
-    /// Whether it naps, and hears the bell alone.
+    /// What ends its nap: it hears nothing else then.
     #[cfg(unix)]
-    naps: bool,
+    naps: Option<Arc<Bell>>,
 }
 
 impl Thread {
@@ -66,9 +63,9 @@ impl Thread {
         let is_first = state.woken.is_empty();
         state.woken.push(task);
         #[cfg(unix)]
-        if mem::take(&mut state.naps) {
+        if let Some(bell) = state.naps.take() {
             drop(state);
-            return self.ring();
+            return bell.ring();
         }
         let waker = state.waker.as_ref().filter(|_| is_first).cloned();
         drop(state);
@@ -91,27 +88,23 @@ impl Thread {
         true
     }
 
-    #[cfg(unix)]
-    fn ring(&self) {
-        let bell = self.bell.get().and_then(Option::as_ref);
-        bell.expect("bug: a nap without a bell").ring();
-    }
-
     /// Waits in the place of lapin's loop until there is something to read or a task is woken.
     #[cfg(unix)]
-    pub(super) fn nap(&self, socket: &TcpStream, longest: Duration) -> io::Result<Woken> {
-        let Some(bell) = self.bell.get_or_init(|| Bell::new().ok()) else {
-            return Ok(Woken::Late);
-        };
+    pub(super) fn nap(
+        &self,
+        bell: &Arc<Bell>,
+        socket: &TcpStream,
+        longest: Duration,
+    ) -> io::Result<Woken> {
         {
             let mut state = lock(&self.state);
             if !state.woken.is_empty() {
                 return Ok(Woken::Rung);
             }
-            state.naps = true;
+            state.naps = Some(Arc::clone(bell));
         }
         let woken = bell.nap(socket, longest);
-        let is_rung = !mem::take(&mut lock(&self.state).naps);
+        let is_rung = lock(&self.state).naps.take().is_none();
         if is_rung {
             bell.hear();
         }
@@ -207,6 +200,8 @@ mod tests {
         task::Poll,
         time::Duration,
     };
+    #[cfg(unix)]
+    use std::{net::TcpListener, thread, time::Instant};
 
     use tokio::{sync::oneshot, time::timeout};
 
@@ -362,5 +357,104 @@ mod tests {
         thread.spawn(pending());
         thread.round();
         assert_eq!(Arc::strong_count(&thread), 1);
+    }
+
+    /// The loop of a connection on which nothing arrives, and what it needs for a nap.
+    #[cfg(unix)]
+    struct Napper {
+        thread: Arc<Thread>,
+        rounds: Arc<Loop>,
+        bell: Arc<Bell>,
+        socket: TcpStream,
+        _peer: TcpStream,
+    }
+
+    #[cfg(unix)]
+    impl Napper {
+        fn new() -> Self {
+            let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+            let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (thread, rounds) = running();
+            Self {
+                thread,
+                rounds,
+                bell: Arc::new(Bell::new().unwrap()),
+                socket,
+                _peer: listener.accept().unwrap().0,
+            }
+        }
+
+        fn nap(&self, longest: Duration) -> Woken {
+            let nap = self.thread.nap(&self.bell, &self.socket, longest);
+            nap.unwrap()
+        }
+
+        fn is_woken(&self) -> bool {
+            self.rounds.0.swap(0, Ordering::Relaxed) > 0
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn there_is_no_nap_while_a_task_has_yet_to_have_its_turn() {
+        let napper = Napper::new();
+        let task = Counted::on(&napper.thread);
+        assert_eq!(napper.nap(SOON), Woken::Rung);
+        napper.thread.round();
+        task.wake();
+        assert_eq!(napper.nap(SOON), Woken::Rung);
+        // And the bell was not rung for them.
+        napper.thread.round();
+        assert_eq!(napper.nap(Duration::ZERO), Woken::Late);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_nap_that_a_task_ends_leaves_nothing_for_the_next_however_many_are_woken() {
+        let napper = Napper::new();
+        let tasks: Vec<_> = (0..3).map(|_| Counted::on(&napper.thread)).collect();
+        napper.thread.round();
+        for _ in 0..100 {
+            thread::scope(|scope| {
+                scope.spawn(|| tasks.iter().for_each(|task| task.wake()));
+                assert_eq!(napper.nap(SOON), Woken::Rung);
+            });
+            napper.thread.round();
+            assert_eq!(napper.nap(Duration::ZERO), Woken::Late);
+        }
+        assert!(tasks.iter().all(|task| task.polls() == 101));
+    }
+
+    /// However late in a nap a task is woken: the nap says so, or lapin's loop is woken.
+    #[cfg(unix)]
+    #[test]
+    fn a_task_that_is_woken_at_the_end_of_a_nap_is_polled() {
+        const TURNS: u32 = 5_000;
+        let napper = Napper::new();
+        let task = Counted::on(&napper.thread);
+        napper.thread.round();
+        assert!(napper.is_woken());
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for turn in 1..=TURNS {
+                    let woken = Instant::now();
+                    while task.polls() < turn {
+                        assert!(woken.elapsed() < SOON, "a task was forgotten");
+                        thread::yield_now();
+                    }
+                    task.wake();
+                }
+            });
+            while task.polls() <= TURNS {
+                if napper.nap(Duration::ZERO) == Woken::Late {
+                    let late = Instant::now();
+                    while !napper.is_woken() {
+                        assert!(late.elapsed() < SOON, "a task was forgotten");
+                        thread::yield_now();
+                    }
+                }
+                napper.thread.round();
+            }
+        });
     }
 }
