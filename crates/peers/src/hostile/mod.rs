@@ -33,7 +33,7 @@ const WIDE: Limits = Limits {
 };
 
 /// A script's first byte says which side it is for, and how that is set up. The others are what it
-/// does and is told, as [`Receiver::step`] and [`Sender::step`] read them.
+/// does and is told, as `Receiver::step` and `Sender::step` read them.
 ///
 /// # Panics
 ///
