@@ -81,9 +81,12 @@ impl Receiver {
 
     /// Of the life that a byte says, on its next connection, with another base by what a byte says.
     fn hello(&self, script: &mut Script<'_>) -> Option<Bytes> {
-        let epoch = Epoch((script.byte()? % 8).into());
+        let which = script.byte()?;
+        let epoch = Epoch((which % 8).into());
+        // Numbers may begin where they end.
+        let first = if which < 128 { 0 } else { u64::MAX };
         let life = self.lives.iter().find(|life| life.epoch == epoch);
-        let (connection, told) = life.map_or((0, 0), |life| (life.connection, life.told));
+        let (connection, told) = life.map_or((0, first), |life| (life.connection, life.told));
         let hello = Hello {
             epoch,
             connection: connection.saturating_add(1),
