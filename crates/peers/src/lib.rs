@@ -43,6 +43,10 @@
 
 // Each file imports only files below it in this list, except that a peer and its builder know each
 // other.
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod hostile;
+
 mod peer;
 
 mod builder;

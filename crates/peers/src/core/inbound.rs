@@ -7,7 +7,7 @@ use crate::wire::{Epoch, Hello, Limits, Packets, Receipt, Rejected, Welcome, wei
 
 /// Lives of a sender that are remembered. One that is forgotten may have packets handled again, which
 /// only a process can bring about that lives on while others of its name come and go.
-const LIVES: usize = 4;
+pub(crate) const LIVES: usize = 4;
 
 /// Rejections told in one word, so that it is no larger than a frame.
 const REJECTIONS: usize = 200;
@@ -192,7 +192,9 @@ impl Life {
         let end = self.next + u64::from(packets.len());
         let weight: u64 = packets.sizes().map(|size| weight(size) as u64).sum();
         let has_place = is_alone || self.waiting + weight <= limits.window_bytes;
-        if end - packets.base > limits.window.into() || !has_place {
+        // Whatever the sender says, it cannot know of what is not handled.
+        let known = packets.base.min(self.handled);
+        if end - known > limits.window.into() || !has_place {
             return Err(Violation::Overrun);
         }
         self.next = end;

@@ -11,7 +11,7 @@ use crate::wire::{Epoch, Hello, Limits, Packed, Packer, Receipt, Welcome, weight
 /// With so many bodies under way, the next waits until it is full, or the oldest of these is handled. A
 /// body costs both sides far more than a packet: this gathers many in one where they come fast, and
 /// holds none up where they do not.
-const BODIES: usize = 4;
+pub(crate) const BODIES: usize = 4;
 
 /// Who waits for the fate of a packet.
 pub(crate) trait Waits {
@@ -303,7 +303,7 @@ impl<W: Waits> Outbound<W> {
     pub(crate) fn take_left(&mut self, settled: &mut Vec<Settled<W>>) {
         let has_left = |entry: &Entry<W>| entry.waits.has_left();
         while self.line.front().is_some_and(has_left) {
-            let entry = self.line.pop_front();
+            let entry = self.leave_line();
             settled.extend(entry.map(|entry| entry.settle(Fate::Unsent)));
         }
     }

@@ -8,9 +8,11 @@ use proptest::{collection::vec, prelude::*};
 
 use super::{
     inbound::{Arrived, Greeted, Inbound},
-    outbound::{Fate, Outbound, Restarts, Settled, Waits},
+    outbound::{BODIES, Fate, Outbound, Restarts, Settled, Waits},
 };
-use crate::wire::{Epoch, Hello, Limits, Packer, Packets, ToReceiver, ToSender, weight};
+use crate::wire::{
+    Epoch, Hello, Limits, Packer, Packets, Receipt, ToReceiver, ToSender, Welcome, weight,
+};
 
 const LIMITS: Limits = Limits {
     packet: 40,
@@ -446,4 +448,59 @@ proptest! {
         world.finish();
         world.check();
     }
+}
+
+/// Whoever claims to know of what it cannot know of would have a second window, and a third.
+#[test]
+fn a_sender_that_claims_to_know_of_what_is_not_handled_gets_no_more_into_the_window() {
+    let limits = Limits {
+        window_bytes: u64::MAX,
+        ..LIMITS
+    };
+    let mut inbound = Inbound::new(Epoch(0), limits);
+    inbound.hello(&hello(1, 1, 0));
+    assert!(comes(&mut inbound, 1, 0, 6));
+    assert!(!comes(&mut inbound, 1, 6, 1));
+    assert_eq!(inbound.unhandled(), 6);
+    inbound.handled(Epoch(1), 8, Ok(()));
+    assert!(comes(&mut inbound, 1, 6, 1));
+}
+
+/// What has gone fills no body: with bodies enough under way, the next waits for others.
+#[test]
+fn packets_are_gathered_behind_one_whose_caller_has_left() {
+    const ROOM: usize = 100;
+    let mut outbound = Outbound::new(Epoch(1), Restarts::Fail);
+    let mut settled = Vec::new();
+    let push = |outbound: &mut Outbound<Caller>, size| {
+        let caller = Caller {
+            nth: 0,
+            left: Rc::default(),
+            sent: Rc::default(),
+        };
+        outbound.push(vec![0; size].into(), caller.clone());
+        caller
+    };
+    let welcome = Welcome {
+        receiver: Epoch(2),
+        next: 0,
+        receipt: Receipt {
+            epoch: Epoch(1),
+            handled: 0,
+            rejected: Vec::new(),
+        },
+        limits: LIMITS,
+    };
+    outbound.hello();
+    outbound.welcome(&welcome, &mut settled).unwrap();
+    for _ in 0..BODIES {
+        push(&mut outbound, 1);
+        assert!(outbound.pack(ROOM, &mut settled).is_some());
+    }
+    let caller = push(&mut outbound, ROOM);
+    caller.left.set(true);
+    outbound.take_left(&mut settled);
+    assert_eq!(settled.len(), 1);
+    push(&mut outbound, 1);
+    assert_eq!(outbound.pack(ROOM, &mut settled), None);
 }
