@@ -517,7 +517,7 @@ async fn clients_that_log_in_and_fall_silent_by_the_thousand_are_forgotten() {
             let mut client = Wire::connect(&siege.broker).await;
             client.send_bytes(HEADER).await;
             client.method().await;
-            let login = login_methods("silent", 131_072, 1).concat();
+            let login = login_methods("silent", 131_072, 3).concat();
             client.send_bytes(&login).await;
             client.method().await;
             client.method().await;
