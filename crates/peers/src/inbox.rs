@@ -188,9 +188,9 @@ impl Sender {
         F: Future<Output = Result<(), HandlerError>> + Send,
     {
         let mut told = Instant::now();
-        while let Some(Batch { packets, tag }) = batches.recv().await {
+        while let Some(Batch { mut packets, tag }) = batches.recv().await {
             let epoch = packets.epoch;
-            for packet in packets {
+            while let Some(packet) = packets.next() {
                 consume_budget().await;
                 let size = packet.as_ref().map_or(0, Bytes::len);
                 let outcome = match packet {
@@ -198,15 +198,15 @@ impl Sender {
                     None => Ok(()),
                 };
                 self.inbound.lock().handled(epoch, size, outcome);
-                if told.elapsed() >= RECEIPTS {
+                if packets.len() > 0 && told.elapsed() >= RECEIPTS {
                     self.tell(epoch).await;
                     told = Instant::now();
                 }
             }
-            self.done(tag);
-            // The sender may be waiting with the next.
+            // The sender may be waiting with the next: it comes before what the broker is told.
             self.tell(epoch).await;
             told = Instant::now();
+            self.done(tag);
         }
     }
 

@@ -24,8 +24,10 @@ const CHOICE: Choice = Choice {
     scenarios: &[
         "publish-100",
         "publish-1000",
+        "publish-4x100",
         "small-100",
         "small-1000",
+        "small-4x100",
         "consume-200",
         "consume-1000",
         "start",

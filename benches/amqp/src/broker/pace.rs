@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use wharf_amqp_compare::consume::{self, Fifty, Half, Supply};
 use wharf_amqp_compare::embedded::Embedded;
 use wharf_amqp_compare::node::{self, Keeping, Node};
-use wharf_amqp_compare::publish::{self, Burst, Courier, Load, Loop, Manner};
+use wharf_amqp_compare::publish::{self, Burst, Courier, Load, Loop, Loops, Manner, Publishing};
 use wharf_race::lane::Trouble;
 use wharf_race::race::{Results, race};
 use wharf_race::table::{Table, cell};
@@ -87,8 +87,10 @@ impl<'a> Pace<'a> {
         let raced = self.pair().and_then(|pair| match name {
             "publish-100" => publishing(terms, pair, name, (256, 100), verdicts),
             "publish-1000" => publishing(terms, pair, name, (256, 1_000), verdicts),
+            "publish-4x100" => several(terms, pair, name, (256, 100), verdicts),
             "small-100" => publishing(terms, pair, name, (16, 100), verdicts),
             "small-1000" => publishing(terms, pair, name, (16, 1_000), verdicts),
+            "small-4x100" => several(terms, pair, name, (16, 100), verdicts),
             "consume-200" => consuming(terms, pair, name, 200, verdicts),
             "consume-1000" => consuming(terms, pair, name, 1_000, verdicts),
             _ => unreachable!("bug: no scenario is called {name}"),
@@ -103,7 +105,29 @@ impl<'a> Pace<'a> {
     }
 }
 
+/// One connection at a time.
 fn publishing(
+    terms: &Terms<'_>,
+    pair: &Pair,
+    queue: &'static str,
+    size: (usize, usize),
+    verdicts: &mut Verdicts,
+) -> Result<(), Trouble> {
+    publishers::<Loop<true>, Loop<false>>(terms, pair, queue, size, verdicts)
+}
+
+/// Several connections at a time, each with such a window.
+fn several(
+    terms: &Terms<'_>,
+    pair: &Pair,
+    queue: &'static str,
+    size: (usize, usize),
+    verdicts: &mut Verdicts,
+) -> Result<(), Trouble> {
+    publishers::<Loops<true>, Loops<false>>(terms, pair, queue, size, verdicts)
+}
+
+fn publishers<Careful: Publishing, Bare: Publishing>(
     terms: &Terms<'_>,
     pair: &Pair,
     queue: &'static str,
@@ -128,10 +152,10 @@ fn publishing(
     }
     let [ours, theirs] = pair.urls().map(load);
     let mut lanes = [
-        publish::of::<Loop<true>>(OURS, arena, ours.clone()),
-        publish::of::<Loop<true>>(THEIRS, arena, theirs.clone()),
-        publish::of::<Loop<false>>(OURS_BARE, arena, ours),
-        publish::of::<Loop<false>>(THEIRS_BARE, arena, theirs),
+        publish::of::<Careful>(OURS, arena, ours.clone()),
+        publish::of::<Careful>(THEIRS, arena, theirs.clone()),
+        publish::of::<Bare>(OURS_BARE, arena, ours),
+        publish::of::<Bare>(THEIRS_BARE, arena, theirs),
     ];
     let pids = pair.pids();
     let results = race(&mut lanes, &terms.race(pids.to_vec()), |at, lane| {

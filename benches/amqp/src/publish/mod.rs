@@ -14,7 +14,7 @@ use wharf_race::lane::{self, Trouble};
 use wharf_race::quiet::processor_time;
 use wharf_race::runtime::Arena;
 
-pub use pipelined::{Courier, Loop, Manner, pump};
+pub use pipelined::{Courier, Loop, Loops, Manner, pump};
 
 pub const WHARF: &str = "wharf";
 pub const LOOP: &str = "lapin, one loop";

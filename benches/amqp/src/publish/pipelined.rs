@@ -135,6 +135,27 @@ impl<const CAREFUL: bool> Publishing for Loop<CAREFUL> {
     }
 }
 
+/// Several such tasks, each with a connection and a window of its own.
+pub struct Loops<const CAREFUL: bool>(Vec<Arc<Loop<CAREFUL>>>);
+
+/// Enough that some connection always has something to do.
+const CONNECTIONS: usize = 4;
+
+impl<const CAREFUL: bool> Publishing for Loops<CAREFUL> {
+    async fn open(load: Load) -> Result<Self, Trouble> {
+        let mut loops = Vec::new();
+        for _ in 0..CONNECTIONS {
+            loops.push(Arc::new(Loop::open(load.clone()).await?));
+        }
+        Ok(Self(loops))
+    }
+
+    async fn publish(self: Arc<Self>, end: End) -> Result<Count, Trouble> {
+        let task = |at: usize| Arc::clone(&self.0[at]).publish(end.clone());
+        crew(CONNECTIONS, task).await
+    }
+}
+
 /// Many tasks hand their messages to the one that publishes, and each waits for its verdict.
 pub struct Crew {
     orders: mpsc::Sender<Order>,
