@@ -41,6 +41,10 @@ async fn an_address_that_is_taken_is_had_when_it_is_free() {
     within("the packet", LONG, first).await.unwrap();
     // It goes, and another has the address for a while.
     receiver.stop_within(LONG).await.unwrap();
+    // What is sent before the sender knows is sent to a process that is gone.
+    let mut state = sender.watch("receiver").unwrap();
+    let lost = state.wait_for(|state| !state.is_connected());
+    within("it is lost", LONG, lost).await.unwrap();
     let taken = TcpListener::bind(&at).await.unwrap();
     let second = sender.submit("receiver", packet(1)).await.unwrap();
     let receiver = seen
