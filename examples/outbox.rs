@@ -51,6 +51,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         "the first process ends, with {} orders on disk",
         left.stored
     );
+    // The file is another's to open now, also if the disk took its time.
+    first.outbox().close().await;
     drop(first);
 
     let second = service(&uri.to_string(), &journal)?;

@@ -9,6 +9,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     env,
     io::{BufRead, BufReader, Read, Write, stdin, stdout},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     process::{Child, ChildStdin, Command, Stdio},
     sync::{
         Arc,
@@ -33,6 +34,9 @@ use wharf_testkit::{
 const KILLS: usize = 10;
 /// Packets to one peer at a time.
 const AT_ONCE: u64 = 20;
+
+/// Where nobody listens.
+const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
 
 const NAME: &str = "WHARF_PEERS_TEST_NAME";
 const LIFE: &str = "WHARF_PEERS_TEST_LIFE";
@@ -179,8 +183,7 @@ struct Fleet {
 
 impl Fleet {
     async fn start(names: &[&'static str], restarted: Restarted) -> Self {
-        let nowhere = "127.0.0.1:1".parse().unwrap();
-        let proxies = join_all(names.iter().map(|_| Proxy::to(nowhere))).await;
+        let proxies = join_all(names.iter().map(|_| Proxy::to(NOWHERE))).await;
         let mut fleet = Self {
             names: names.to_vec(),
             restarted,
@@ -213,6 +216,8 @@ impl Fleet {
 
     /// SIGKILL, and another life.
     async fn kill(&mut self, nth: usize) {
+        // The port that it leaves may become that of a process of the same name in another test.
+        self.proxies[nth].retarget(NOWHERE);
         let life = self.processes[nth].life;
         self.processes[nth].child.kill().unwrap();
         let said = self.processes[nth].end();

@@ -302,10 +302,15 @@ async fn what_was_accepted_is_sent_before_the_end_and_nothing_after_it() {
 
 #[tokio::test]
 async fn a_stop_that_runs_out_of_time_says_what_it_left() {
+    let begun = Arc::new(Semaphore::new(0));
+    let begins = Arc::clone(&begun);
     let receiver = peer("receiver")
         .listen("127.0.0.1:0")
         .caller("sender")
-        .start(|_, _| std::future::pending())
+        .start(move |_, _| {
+            begins.add_permits(1);
+            std::future::pending()
+        })
         .await
         .unwrap();
     let sender = sender(
@@ -314,9 +319,11 @@ async fn a_stop_that_runs_out_of_time_says_what_it_left() {
             .peer("nobody", "127.0.0.1:1"),
     )
     .await;
-    connected(&sender, "receiver").await;
     let sent = sender.submit("receiver", "x").await.unwrap();
     let unsent = sender.submit("nobody", "x").await.unwrap();
+    // That it is connected does not mean that the packet has gone.
+    let handled = timeout(LONG, begun.acquire()).await.expect("in time");
+    handled.unwrap().forget();
     let mut listener = receiver.listener();
     let left = sender
         .stop_within(Duration::from_millis(200))

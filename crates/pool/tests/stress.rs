@@ -224,6 +224,15 @@ async fn reckon(pool: &Pool<Forge>, books: &Books) {
     assert_eq!(totals.leases, read(&books.leases));
     assert_eq!(totals.waits_timed_out, read(&books.timed_out_in_line));
     assert_eq!(totals.overloaded, read(&books.overloaded));
+    // Who is shed is woken first, and a thread may be halted before it tells the observers.
+    let told = async {
+        while read(&books.shed) < totals.shed {
+            yield_now().await;
+        }
+    };
+    timeout(HUNG, told)
+        .await
+        .unwrap_or_else(|_| panic!("of {} shed, {:?} were told", totals.shed, books.shed));
     assert_eq!(totals.shed, read(&books.shed));
     assert_eq!(
         totals.created + totals.added,

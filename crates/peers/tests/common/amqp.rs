@@ -97,6 +97,16 @@ impl Wire {
         }
     }
 
+    /// Reads on until there is this method, or the connection ends before it comes.
+    pub(crate) async fn reaches(&mut self, method: [u8; 4]) -> bool {
+        while let Some(frame) = self.next().await {
+            if frame.is(method) {
+                return true;
+            }
+        }
+        false
+    }
+
     /// Reads on until the connection is closed, in words or without. Gives the code, if there was one.
     pub(crate) async fn end(&mut self) -> Option<u16> {
         loop {

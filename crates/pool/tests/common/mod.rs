@@ -485,9 +485,22 @@ pub(crate) async fn settle() {
 }
 
 /// Waits for what other threads are about to do.
-pub(crate) async fn eventually(mut done: impl FnMut() -> bool) {
-    while !done() {
-        tokio::task::yield_now().await;
+///
+/// # Panics
+///
+/// Panics if they have not done it within a minute.
+#[track_caller]
+pub(crate) fn eventually(mut done: impl FnMut() -> bool) -> impl Future<Output = ()> {
+    let caller = std::panic::Location::caller();
+    async move {
+        let began = std::time::Instant::now();
+        while !done() {
+            assert!(
+                began.elapsed() < Duration::from_secs(60),
+                "never, at {caller}"
+            );
+            tokio::task::yield_now().await;
+        }
     }
 }
 
