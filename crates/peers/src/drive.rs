@@ -8,7 +8,7 @@ use wharf_amqp::{Cluster, State};
 
 use crate::{
     error::{Cause, PeerState},
-    remote::{ROOM, Remote},
+    remote::{Moved, Remote},
     route::{Answers, Routes, Speaker, Talk},
     wire::ToSender,
 };
@@ -18,11 +18,12 @@ pub(crate) async fn drive(remote: Arc<Remote>, routes: Routes, mut stopped: watc
     let work = async {
         let mut pace = Pace::default();
         while let Ok(mut route) = routes.get(&remote.name).await {
-            let cluster = route.cluster.clone();
+            let (cluster, moves) = (route.cluster.clone(), route.moves);
             let talk = route.talk.take().expect("bug: a route is served once");
             // There the answers are read and what is sent is written, and nothing has to be handed over.
             let channel = talk.speaker.channel();
-            let served = channel.run(serve(Arc::clone(&remote), cluster, talk)).await;
+            let serve = serve(Arc::clone(&remote), cluster, moves, talk);
+            let served = channel.run(serve).await;
             let (cause, is_of_use) = served.unwrap_or((Cause::Lost, false));
             let pause = pace.pause(&cause, is_of_use, remote.config.reconnect);
             remote.lost(cause);
@@ -67,7 +68,7 @@ impl Pace {
 }
 
 /// Sends on this connection until it is of no use any more. Says whether it ever was.
-async fn serve(remote: Arc<Remote>, cluster: Cluster, talk: Talk) -> (Cause, bool) {
+async fn serve(remote: Arc<Remote>, cluster: Cluster, moves: u64, talk: Talk) -> (Cause, bool) {
     let Talk {
         speaker,
         mut answers,
@@ -83,19 +84,19 @@ async fn serve(remote: Arc<Remote>, cluster: Cluster, talk: Talk) -> (Cause, boo
         biased;
         () = remote.moved.notified() => Cause::Moved,
         cause = hear(&remote, &mut answers, &mut is_of_use) => cause,
-        cause = speak(&remote, &speaker) => cause,
+        cause = speak(&remote, moves, &speaker) => cause,
         () = lost(&cluster) => Cause::Lost,
     };
     (cause, is_of_use)
 }
 
-/// Sends what there is to send.
-async fn speak(remote: &Remote, speaker: &Speaker) -> Cause {
+/// Sends what there is to send, until the peer moves.
+async fn speak(remote: &Remote, moves: u64, speaker: &Speaker) -> Cause {
     loop {
-        let packed = remote.with(|packets, settled| packets.pack(ROOM, settled));
-        match packed {
-            None => remote.wake.notified().await,
-            Some(packed) => {
+        match remote.pack(moves) {
+            Err(Moved) => return Cause::Moved,
+            Ok(None) => remote.wake.notified().await,
+            Ok(Some(packed)) => {
                 if speaker.say(&packed.body).await.is_err() {
                     return Cause::Lost;
                 }

@@ -4,7 +4,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::Waker,
 };
@@ -22,12 +22,12 @@ use crate::{
     error::{Cause, PeerState, SendError},
     ticket::{Receipt, Ticket},
     token::Token,
-    wire::{Epoch, weight},
+    wire::{Epoch, Packed, weight},
 };
 
 /// What a body has room for. One that is larger than a frame is cut up and put together again; one
 /// that is smaller than many packets costs a frame and a wake-up for few.
-pub(crate) const ROOM: usize = 64 << 10;
+const ROOM: usize = 64 << 10;
 
 /// Another peer: its packets, its place in the window, and how the connection is.
 pub(crate) struct Remote {
@@ -45,6 +45,9 @@ pub(crate) struct Remote {
     is_closing: AtomicBool,
     /// There is something to send, or room for it at the receiver's.
     pub(crate) wake: Notify,
+    /// How often the address has changed. Written while the packets are held, so that what is put in line
+    /// after a change is not packed for a connection from before it.
+    moves: AtomicU64,
     /// The address has changed.
     pub(crate) moved: Notify,
     /// There is a packet that waited for its place.
@@ -63,6 +66,10 @@ struct Held {
     /// How many wait for room. Nobody else takes any before them.
     waiting: usize,
 }
+
+/// The peer is elsewhere by now.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Moved;
 
 /// What becomes of a packet at first: it is in line, or is among those that wait for room.
 enum Entry<'a> {
@@ -96,6 +103,7 @@ impl Remote {
             }),
             is_closing: AtomicBool::new(false),
             wake: Notify::new(),
+            moves: AtomicU64::new(0),
             moved: Notify::new(),
             hurried: Notify::new(),
             drained: Notify::new(),
@@ -256,6 +264,16 @@ impl Remote {
         result
     }
 
+    /// What is to be sent next to where the peer is after so many moves.
+    pub(crate) fn pack(&self, moves: u64) -> Result<Option<Packed>, Moved> {
+        self.with(|packets, settled| {
+            if self.moves() != moves {
+                return Err(Moved);
+            }
+            Ok(packets.pack(ROOM, settled))
+        })
+    }
+
     fn settle(&self, settled: Vec<Settled<Ticket>>) {
         for Settled { waits, fate, .. } in settled {
             waits.settle(match fate {
@@ -310,8 +328,16 @@ impl Remote {
         self.address.lock().clone()
     }
 
+    pub(crate) fn moves(&self) -> u64 {
+        self.moves.load(Ordering::Acquire)
+    }
+
     pub(crate) fn move_to(&self, address: String) {
         *self.address.lock() = address;
+        {
+            let _held = self.held.lock();
+            self.moves.fetch_add(1, Ordering::Release);
+        }
         self.moved.notify_one();
     }
 
@@ -445,6 +471,19 @@ mod tests {
         Remote::new("other", "127.0.0.1:1", &Arc::new(config), EPOCH)
     }
 
+    /// The other side greets it on a connection.
+    fn welcome(remote: &Remote) {
+        let welcome = Welcome {
+            receiver: Epoch(2),
+            next: 0,
+            receipt: handled(0),
+            limits: remote.config.limits(),
+        };
+        remote
+            .with(|packets, settled| packets.welcome(&welcome, settled))
+            .unwrap();
+    }
+
     fn handled(packets: u64) -> Handled {
         Handled {
             epoch: EPOCH,
@@ -457,20 +496,8 @@ mod tests {
     async fn a_packet_that_was_sent_times_out_as_such_and_its_place_comes_with_the_answer() {
         let remote = remote();
         let receipt = remote.submit("a".into()).await.unwrap();
-        let welcome = Welcome {
-            receiver: Epoch(2),
-            next: 0,
-            receipt: handled(0),
-            limits: remote.config.limits(),
-        };
-        remote
-            .with(|packets, settled| packets.welcome(&welcome, settled))
-            .unwrap();
-        assert!(
-            remote
-                .with(|packets, settled| packets.pack(ROOM, settled))
-                .is_some()
-        );
+        welcome(&remote);
+        assert!(remote.pack(0).unwrap().is_some());
         let began = Instant::now();
         let outcome = tokio::select! {
             outcome = receipt => outcome,
@@ -490,6 +517,18 @@ mod tests {
             .with(|packets, settled| packets.receipt(&handled(1), settled))
             .unwrap();
         assert!(remote.submit("c".into()).now_or_never().is_some());
+    }
+
+    /// Whoever moves a peer and then sends must not reach the one that was there before.
+    #[tokio::test]
+    async fn what_is_put_in_line_after_a_move_waits_for_a_connection_from_after_it() {
+        let remote = remote();
+        welcome(&remote);
+        remote.move_to("127.0.0.1:2".to_owned());
+        let _receipt = remote.submit("a".into()).await.unwrap();
+        assert_eq!(remote.pack(0), Err(Moved));
+        let moves = remote.moves();
+        assert!(remote.pack(moves).unwrap().is_some());
     }
 
     #[tokio::test(start_paused = true)]

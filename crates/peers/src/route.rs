@@ -53,6 +53,8 @@ pub(crate) fn routes(
 /// A connection on which the other peer has said welcome.
 pub(crate) struct Route {
     pub(crate) cluster: Cluster,
+    /// How often the peer had moved before.
+    pub(crate) moves: u64,
     /// Taken by whoever serves it, once.
     pub(crate) talk: Option<Talk>,
 }
@@ -147,6 +149,8 @@ impl Manager for Dialler {
 
 impl Dialler {
     async fn dial(&self) -> Result<Route, Cause> {
+        // Before the address: one that is newer is dialled again.
+        let moves = self.remote.moves();
         let cluster = Cluster::from_config(self.amqp()).connect_lazily();
         let cluster = cluster.map_err(unreachable)?;
         let channel = tokio::select! {
@@ -163,6 +167,7 @@ impl Dialler {
         };
         Ok(Route {
             cluster,
+            moves,
             talk: Some(Talk {
                 speaker,
                 answers,

@@ -54,7 +54,9 @@ enum Said {
     Accepted(String, u64),
     /// The receiver had restarted.
     Restarted(String, u64),
-    /// The connection to this receiver was lost.
+    /// There is a connection to this receiver.
+    Found(String),
+    /// There is none any more.
     Lost(String),
     /// It sends nothing more, and all that it sent is answered.
     Quiet,
@@ -71,6 +73,7 @@ impl Said {
             }
             ["accepted", to, each] => Self::Accepted(to.to_owned(), number(each)),
             ["restarted", to, each] => Self::Restarted(to.to_owned(), number(each)),
+            ["found", to] => Self::Found(to.to_owned()),
             ["lost", to] => Self::Lost(to.to_owned()),
             ["quiet"] => Self::Quiet,
             ["failed", ..] => panic!("{line}"),
@@ -147,6 +150,17 @@ impl Process {
     async fn says(&self, what: &Said) {
         let heard = async || self.said.lock().contains(what);
         eventually(&format!("it says {what:?}"), LONG, heard).await;
+    }
+
+    /// Until it has no connection to this receiver.
+    async fn misses(&self, receiver: &str) {
+        let found = Said::Found(receiver.to_owned());
+        let lost = Said::Lost(receiver.to_owned());
+        let misses = async || {
+            let said = self.said.lock();
+            said.iter().rfind(|&said| *said == found || *said == lost) == Some(&lost)
+        };
+        eventually("it misses the receiver", LONG, misses).await;
     }
 
     fn signal(&self, signal: Signal) {
@@ -269,7 +283,7 @@ impl Ledger {
                 Said::Restarted(to, number) => {
                     self.restarted.entry(own(to)).or_default().push(number);
                 }
-                Said::At(_) | Said::Lost(_) | Said::Quiet => {}
+                Said::At(_) | Said::Found(_) | Said::Lost(_) | Said::Quiet => {}
             }
         }
     }
@@ -362,10 +376,8 @@ async fn one_that_stands_still_is_noticed_and_goes_on_where_it_was() {
         let [a, b] = &fleet.processes[..] else {
             panic!("there are two");
         };
-        a.said.lock().retain(|said| !matches!(said, Said::Lost(_)));
-        b.said.lock().retain(|said| !matches!(said, Said::Lost(_)));
         a.signal(Signal::STOP);
-        b.says(&Said::Lost("a".to_owned())).await;
+        b.misses("a").await;
         a.signal(Signal::CONT);
     }
     fleet.works(50).await;
@@ -423,6 +435,7 @@ async fn live(name: &str, life: u64, others: &[(&str, &str)], redeliver: bool) {
         tokio::spawn(async move {
             let is_up = |state: &PeerState| state.is_connected();
             while state.wait_for(is_up).await.is_ok() {
+                say(&format!("found {name}\n"));
                 let _ = state.wait_for(|state| !is_up(state)).await;
                 say(&format!("lost {name}\n"));
             }
