@@ -182,11 +182,11 @@ async fn a_thousand_waiters_in_an_outage_cost_one_attempt_at_a_time_and_are_all_
     .await;
     // Counted first: a round may be added in between.
     let attempts = proxy.counts().accepted - before;
-    let State::Down {
-        attempt: rounds, ..
-    } = cluster.state()
-    else {
-        panic!("{:?}", cluster.state())
+    // A loss that is noticed late is told as attempt 0.
+    let down = state.wait_for(|state| matches!(state, State::Down { attempt: 1.., .. }));
+    let rounds = match &*within("the rounds", SOON, down).await.unwrap() {
+        State::Down { attempt, .. } => *attempt,
+        other => panic!("{other:?}"),
     };
     // One is perhaps under way.
     assert!(attempts <= u64::from(rounds) + 1, "{attempts}, {rounds}");

@@ -208,11 +208,9 @@ pub(crate) async fn until(consumer: &Consumer, what: &str, is: impl FnMut(&Consu
 
 /// Waits until it has counted so much: what the broker has been told is counted a little later.
 pub(crate) async fn counted(consumer: &Consumer, what: &str, is: impl Fn(&Stats) -> bool) {
-    let count = async || is(&consumer.stats());
-    let counting = eventually(what, 2 * SOON, count);
-    if timeout(SOON, counting).await.is_err() {
-        panic!("not {what}: {:?}", consumer.stats());
-    }
+    let counting = eventually(what, 2 * SOON, async || is(&consumer.stats()));
+    let is_so = timeout(SOON, counting).await.is_ok();
+    assert!(is_so, "not {what}: {:?}", consumer.stats());
 }
 
 pub(crate) async fn registered(consumer: &Consumer, times: u64) {
