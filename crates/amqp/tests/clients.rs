@@ -25,8 +25,8 @@ fn config(vhost: &Vhost, address: SocketAddr, password: &str) -> Config {
     }];
     config.password = password.to_owned().into();
     config.vhost = vhost.name().to_owned();
-    config.connect_timeout = Duration::from_secs(3);
-    config.operation_timeout = Duration::from_secs(2);
+    config.connect_timeout = Duration::from_secs(10);
+    config.operation_timeout = Duration::from_secs(5);
     config
 }
 

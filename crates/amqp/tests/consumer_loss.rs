@@ -14,7 +14,7 @@ use wharf_testkit::{
 
 use common::{
     SOON, connect,
-    consuming::{Probe, Stage, id, publish, registered, until},
+    consuming::{Probe, Stage, counted, id, publish, registered, until},
     declare,
 };
 
@@ -38,10 +38,6 @@ async fn after_a_cut_what_was_open_comes_again_and_late_verdicts_are_not_sent() 
         .unwrap();
     probe.has_seen(100).await;
     stage.proxy.cut();
-    until(&consumer, "word of the loss", |state| {
-        matches!(state, ConsumerState::Recovering { .. })
-    })
-    .await;
     registered(&consumer, 2).await;
     eventually("they are delivered again", SOON, async || {
         consumer.stats().delivered >= 200
@@ -49,12 +45,15 @@ async fn after_a_cut_what_was_open_comes_again_and_late_verdicts_are_not_sent() 
     .await;
     probe.let_all();
     stage.drained("q").await;
-    let stats = consumer.stats();
-    assert_eq!(stats.stale, 100, "{stats:?}");
-    assert_eq!(stats.acked, 300, "{stats:?}");
+    // A handler that is slow may have one of the lost channel's still.
+    counted(&consumer, "all settled", |stats| {
+        (stats.stale, stats.acked) == (100, 300)
+    })
+    .await;
     assert_eq!(
-        stats.registrations, 2,
-        "no channel was lost over a stale tag: {stats:?}"
+        consumer.stats().registrations,
+        2,
+        "no channel was lost over a stale tag"
     );
     probe.done().into_iter().for_each(|id| checker.received(id));
     checker.verdict().assert_valid();
@@ -69,17 +68,25 @@ async fn nothing_is_lost_over_many_cuts_under_load() {
     stage.publish(0..20_000).await;
     (0..20_000).for_each(|id| checker.confirmed(id));
     let seen = Arc::clone(&checker);
+    let gate = Arc::new(Semaphore::new(0));
+    let leave = Arc::clone(&gate);
     let consumer = Consumer::builder(&stage.faulty, "q")
         .prefetch(100)
         .concurrency(4)
         .start(move |delivery: Delivery| {
             seen.received(id(&delivery));
-            async { Outcome::Ack }
+            let leave = Arc::clone(&leave);
+            async move {
+                leave.acquire().await.unwrap().forget();
+                Outcome::Ack
+            }
         })
         .await
         .unwrap();
     for cut in 1..=4 {
         let acked = consumer.stats().acked;
+        // Whatever this task is kept from, there are some left for the next cut.
+        gate.add_permits(4000);
         eventually("some are acknowledged", SOON, async || {
             consumer.stats().acked > acked + 500
         })
@@ -91,6 +98,7 @@ async fn nothing_is_lost_over_many_cuts_under_load() {
         }
         registered(&consumer, cut + 1).await;
     }
+    gate.add_permits(1_000_000);
     stage.drained("q").await;
     checker.verdict().assert_valid();
     consumer.stop_within(SOON).await.unwrap();
@@ -115,12 +123,15 @@ async fn the_prefetch_holds_before_and_after_a_recovery() {
         .await;
         assert!(probe.most() <= 3);
         stage.proxy.reset();
-        until(&consumer, "word of the loss", |state| !state.is_running()).await;
     }
+    registered(&consumer, 4).await;
     probe.let_all();
     stage.drained("q").await;
     // What was waiting when its channel went was not processed for nothing.
-    assert_eq!(consumer.stats().stale, 3);
+    counted(&consumer, "all settled", |stats| {
+        (stats.stale, stats.acked) == (3, 100)
+    })
+    .await;
     assert_eq!(probe.done().len(), 103);
 }
 
@@ -218,8 +229,10 @@ async fn acknowledgements_in_company_leave_out_what_is_still_being_processed() {
     assert_eq!(again, [7, 107, 207, 307, 407]);
     gate.add_permits(10);
     stage.drained("q").await;
-    let stats = consumer.stats();
-    assert_eq!((stats.acked, stats.stale), (500, 5), "{stats:?}");
+    counted(&consumer, "all settled", |stats| {
+        (stats.acked, stats.stale) == (500, 5)
+    })
+    .await;
 }
 
 /// Permissions.

@@ -71,7 +71,6 @@ async fn a_queue_that_the_broker_names_is_consumed_under_its_new_name_with_its_b
         } else {
             stage.proxy.reset();
         }
-        until(&consumer, "word of the loss", |state| !state.is_running()).await;
     }
     registered(&consumer, 5).await;
     eventually("the former ones are gone", SOON, async || {
@@ -94,7 +93,6 @@ async fn an_exclusive_queue_is_declared_and_consumed_again_after_a_cut() {
         assert!(tell(&stage).await);
         probe.has_seen(usize::try_from(round).unwrap()).await;
         stage.proxy.cut();
-        until(&consumer, "word of the loss", |state| !state.is_running()).await;
     }
     registered(&consumer, 4).await;
 }

@@ -239,13 +239,19 @@ async fn no_more_are_under_way_than_the_window_has_room_for() {
     let publisher = publisher.build().await.unwrap();
     let checker = Arc::new(Checker::default());
     let (most, stop) = watch_window(&publisher);
-    let tasks =
-        (0..8).map(|task| publish_at_once(&publisher, &checker, task * 500..task * 500 + 500));
+    stage.proxy.black_hole();
+    let tasks: Vec<_> = (0..8)
+        .map(|task| publish_at_once(&publisher, &checker, task * 500..task * 500 + 500))
+        .collect();
+    eventually("it is used to the full", SOON, async || {
+        most.load(Ordering::Relaxed) >= 20
+    })
+    .await;
+    stage.proxy.pass().await;
     for ended in within("every verdict", SOON, join_all(tasks)).await {
         ended.unwrap();
     }
     stop.store(true, Ordering::Relaxed);
-    // It was used to the full, too.
     assert_eq!(most.load(Ordering::Relaxed), 20);
     let verdict = stage.verdict(&checker).await;
     verdict.assert_exact();

@@ -17,12 +17,15 @@ use common::{
     SOON, Stage, assert_books, none_in_flight, numbered, publish, publish_at_once, published, warm,
 };
 
+/// Long enough for what is to be confirmed, whatever the machine does besides.
+const DEADLINE: Duration = Duration::from_secs(5);
+
 /// The dropped future of a publish that timed out is sent all the same: its confirm comes late.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_late_confirm_is_not_told_again() {
     let stage = Stage::on_the_shared_node().await;
     let cluster = stage.cluster().connect().await.unwrap();
-    let publisher = Publisher::builder(&cluster).deadline(Duration::from_secs(1));
+    let publisher = Publisher::builder(&cluster).deadline(DEADLINE);
     let publisher = publisher.build().await.unwrap();
     let checker = Arc::new(Checker::default());
     warm(&publisher, &checker, 0).await;
@@ -40,13 +43,13 @@ async fn a_late_confirm_is_not_told_again() {
     let stats = publisher.stats();
     assert_eq!((stats.unknown, stats.confirmed), (1, 1), "{stats:?}");
 
-    // The channel that owed a verdict, number 1, is left for another, and the connection stays; the
-    // other connection is that on which the test declared.
+    // The channel that owed a verdict, number 1, is left for another, or for others, and the
+    // connection stays; the other connection is that on which the test declared, with a number 1, too.
     for id in 2..10 {
         warm(&publisher, &checker, id).await;
     }
     eventually("the old channel is closed", SOON, async || {
-        stage.vhost.channel_numbers().await == [1, 2]
+        matches!(stage.vhost.channel_numbers().await[..], [1, (2..), ..])
     })
     .await;
     assert_eq!(stage.proxy.counts().accepted, 1);
@@ -61,7 +64,7 @@ async fn a_late_confirm_is_not_told_again() {
 async fn closing_behind_a_black_hole_says_how_many_have_no_verdict() {
     let stage = Stage::on_the_shared_node().await;
     let cluster = stage.cluster().connect().await.unwrap();
-    let publisher = Publisher::builder(&cluster).deadline(Duration::from_secs(2));
+    let publisher = Publisher::builder(&cluster).deadline(DEADLINE);
     let publisher = publisher.build().await.unwrap();
     let checker = Arc::new(Checker::default());
     warm(&publisher, &checker, 0).await;
@@ -114,7 +117,6 @@ async fn closing_waits_for_what_is_under_way() {
 /// the window to themselves for ever.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_queue_that_never_confirms_gives_its_window_back() {
-    const DEADLINE: Duration = Duration::from_secs(1);
     let stage = Stage::on_the_shared_node().await;
     let cluster = stage.cluster().connect().await.unwrap();
     let publisher = Publisher::builder(&cluster).window(10).deadline(DEADLINE);
@@ -164,7 +166,10 @@ async fn closing_the_cluster_ends_what_is_under_way() {
         .proxy
         .black_hole_only(wharf_testkit::proxy::Direction::ToClient);
     let publishing = publish_at_once(&publisher, &checker, 1..101);
-    published(&publisher, 101).await;
+    eventually("the broker has them", SOON, async || {
+        stage.vhost.queue_depth("q").await == 101
+    })
+    .await;
     within(
         "an end",
         SOON,

@@ -15,7 +15,9 @@ use wharf_testkit::{
 };
 
 use common::{
-    Load, SOON, Stage, assert_books, broker::Node, publish, publish_at_once, published, quick, warm,
+    Load, SOON, Stage, assert_books,
+    broker::{Node, Vhost},
+    publish, publish_at_once, published, quick, warm,
 };
 
 /// An open confirm of a connection that was closed is an error in lapin, and nobody publishes the
@@ -98,6 +100,23 @@ async fn a_connection_that_the_broker_closes_again_and_again_loses_nothing() {
     assert_books(&publisher, &verdict).await;
 }
 
+/// Whether so many have come to the suspended queue `q` on this connection, which is the `nth`. It
+/// has one more from before.
+async fn has_open(stage: &Stage, nth: u64, messages: u64) -> bool {
+    match &stage.vhost {
+        // The queue itself answers nothing.
+        Vhost::RabbitMq(vhost) => {
+            let open = format!(
+                "lists:sum([N || [{{vhost, <<\"{}\">>}}, {{messages_unconfirmed, N}}] \
+                 <- rabbit_channel:info_all([vhost, messages_unconfirmed])])",
+                vhost.name()
+            );
+            vhost.rabbit().eval(&open).await == messages.to_string()
+        }
+        Vhost::Embedded(_) => stage.vhost.queue_depth("q").await == 1 + nth * messages,
+    }
+}
+
 /// Closing by hand is no hint that a message is at fault, so it never counts against those that were
 /// open.
 #[tokio::test(flavor = "multi_thread")]
@@ -115,6 +134,11 @@ async fn messages_that_are_open_at_five_closes_in_a_row_are_published_a_sixth_ti
     for closed in 1..=5 {
         eventually("they are published again", SOON, async || {
             publisher.stats().republished == (closed - 1) * 100
+        })
+        .await;
+        // What is not on its way by then is not open.
+        eventually("the broker has them", SOON, async || {
+            has_open(&stage, closed, 100).await
         })
         .await;
         stage.vhost.close_all_connections("maintenance").await;
@@ -172,7 +196,7 @@ async fn a_black_hole_is_noticed_by_the_heartbeat_and_loses_nothing() {
     let urls = [&stage.proxy, &other].map(|proxy| stage.vhost.url_via(proxy.addr()));
     let cluster = quick(&urls)
         .heartbeat(HEARTBEAT)
-        .connect_timeout(Duration::from_secs(1))
+        .connect_timeout(Duration::from_secs(5))
         .connect()
         .await
         .unwrap();

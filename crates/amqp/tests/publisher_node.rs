@@ -19,6 +19,9 @@ use common::{
     publish_at_once, published, warm,
 };
 
+/// Long enough for what is to be confirmed, whatever the machine does besides.
+const DEADLINE: Duration = Duration::from_secs(5);
+
 /// The node, for one test at a time. A test that fails takes it down, with what it has done to it.
 struct Turn {
     rabbit: Option<Rabbit>,
@@ -93,7 +96,7 @@ async fn a_broker_that_blocks_is_waited_for_and_not_dialled() {
     let node = Turn::take().await;
     let stage = Stage::on(&Node::RabbitMq(node.clone())).await;
     let cluster = stage.cluster().connect().await.unwrap();
-    let hasty = Publisher::builder(&cluster).deadline(Duration::from_secs(2));
+    let hasty = Publisher::builder(&cluster).deadline(DEADLINE);
     let hasty = hasty.build().await.unwrap();
     let patient = Publisher::builder(&cluster).deadline(2 * SOON);
     let patient = patient.build().await.unwrap();
@@ -131,7 +134,7 @@ async fn a_broker_that_blocks_is_waited_for_and_not_dialled() {
         "{not_sent:?}"
     );
 
-    let leaving = Publisher::builder(&cluster).deadline(Duration::from_secs(2));
+    let leaving = Publisher::builder(&cluster).deadline(DEADLINE);
     let leaving = leaving.build().await.unwrap();
     let left = publish_at_once(&leaving, &checker, 20..25);
     published(&leaving, 5).await;
@@ -181,7 +184,7 @@ async fn a_broker_that_stands_still_leaves_nobody_waiting_beyond_the_deadline() 
     let stage = Stage::on(&Node::RabbitMq(node.clone())).await;
     let cluster = stage.cluster().heartbeat(60).connect().await.unwrap();
     let publisher = Publisher::builder(&cluster)
-        .deadline(Duration::from_secs(2))
+        .deadline(DEADLINE)
         .window(100)
         .build()
         .await

@@ -1,7 +1,7 @@
 //! Connections over TLS.
 #![cfg(feature = "rustls")]
 
-use std::{fs, net::TcpListener, path::Path, time::Duration};
+use std::{fs, path::Path, time::Duration};
 
 use futures_util::future::join_all;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
@@ -11,6 +11,7 @@ use wharf_amqp::{
     lapin::options::QueueDeclareOptions,
 };
 use wharf_testkit::{
+    ports,
     proxy::{Direction, Proxy},
     rabbit::Rabbit,
     wait::within,
@@ -46,11 +47,6 @@ fn params(subject: &str, name: Option<&str>) -> CertificateParams {
     params
 }
 
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
-}
-
 /// A node that wants to see a certificate, and files of those it trusts and does not.
 struct Secure {
     folder: TempDir,
@@ -68,7 +64,7 @@ impl Secure {
         Authority::new().issue(folder.path(), "stranger", "client");
         fs::write(at("ca.pem"), ours.0.pem()).unwrap();
         fs::write(at("other.pem"), Authority::new().0.pem()).unwrap();
-        let port = free_port();
+        let port = ports::free();
         let conf = format!(
             "listeners.ssl.default = 127.0.0.1:{port}\n\
              ssl_options.cacertfile = {}\nssl_options.certfile = {}\nssl_options.keyfile = {}\n\

@@ -35,10 +35,16 @@ async fn a_queue_deleted_in_an_outage_is_there_again_before_a_channel_is_lent() 
         .bind("q", "e", "k");
     let _declaration = topology.declare(&cluster).await.unwrap();
     for _ in 0..5 {
-        let held = cluster.channels().get().await.unwrap();
+        let held = [
+            cluster.channels().get().await.unwrap(),
+            cluster.confirm_channels().get().await.unwrap(),
+        ];
         proxy.refuse().await;
         proxy.reset();
-        eventually("the channel notices", SOON, async || !held.is_open()).await;
+        eventually("the channels notice", SOON, async || {
+            held.iter().all(|channel| !channel.is_open())
+        })
+        .await;
         drop(held);
         vhost.delete_queue("q").await;
         assert!(!vhost.has_queue("q").await);
@@ -76,7 +82,10 @@ async fn a_temporary_queue_gets_another_name_after_a_cut_and_its_bindings_again(
         assert_eq!(again.queue_name("mine").unwrap(), old);
         assert_ne!(declaration.queue_name("other").unwrap(), old);
         name.borrow_and_update();
+        let held = cluster.confirm_channels().get().await.unwrap();
         proxy.cut();
+        eventually("the channel notices", SOON, async || !held.is_open()).await;
+        drop(held);
         let new = within(
             "another name",
             SOON,
@@ -131,8 +140,8 @@ async fn another_connection_takes_over_what_belonged_to_one_that_is_lost() {
     let cluster = cluster.connect().await.unwrap();
     let topology = Topology::new().queue(Queue::temporary("mine"));
     let declaration = topology.declare(&cluster).await.unwrap();
-    let all = "all connections";
-    eventually(all, SOON, async || vhost.connections().await.len() == 4).await;
+    // Connections are made one after the other, and that for channels last: all others are there.
+    drop(cluster.channels().get().await.unwrap());
     let mut name = declaration.watch_queue_name("mine").unwrap();
     let old = declaration.queue_name("mine").unwrap();
     // Nobody comes in any more, so that it must be one that is there.

@@ -200,7 +200,8 @@ async fn naive(channel: Arc<lapin::Channel>, queue: &str, id: String) -> Fate {
     }
 }
 
-/// Publishes until a verdict was wrong and until a return came to another, in a few rounds.
+/// Publishes until a verdict was wrong and until a return came to another. Mostly that is a matter of
+/// a round or two, but tasks that hardly ever run at the same time need more.
 async fn naive_verdicts_go_wrong(tasks: usize) {
     let (vhost, _cluster) = queues().await;
     let properties = lapin::ConnectionProperties::default();
@@ -211,7 +212,7 @@ async fn naive_verdicts_go_wrong(tasks: usize) {
     let confirm = channel.confirm_select(ConfirmSelectOptions::default());
     confirm.await.unwrap();
     let mut wrong = Wrong::default();
-    for _ in 0..10 {
+    for _ in 0..100 {
         let channel = Arc::clone(&channel);
         let publish = move |queue, id| naive(Arc::clone(&channel), queue, id);
         wrong.add(&verdicts(tasks, 8_000, publish).await);

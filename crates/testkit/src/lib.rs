@@ -2,6 +2,7 @@
 //!
 //! - [`rabbit`]: private RabbitMQ nodes and clusters on loopback, and the faults they can suffer;
 //! - [`proxy`]: a TCP proxy that delays, stalls, cuts, resets and refuses;
+//! - [`ports`]: ports of loopback that are free and stay so;
 //! - [`checker`]: what was sent against what arrived;
 //! - [`wait`]: waiting for a condition, with a bound and without luck;
 //! - [`usage`]: what the own process holds: threads, memory, allocations.
@@ -10,9 +11,8 @@
 //! in real time, so they do not go together with tokio's paused clock.
 
 pub mod checker;
+pub mod ports;
 pub mod proxy;
 pub mod rabbit;
 pub mod usage;
 pub mod wait;
-
-mod ports;

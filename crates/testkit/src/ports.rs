@@ -20,7 +20,8 @@ const STRIDE: u32 = 61;
 /// # Panics
 ///
 /// When none is found.
-pub(crate) fn free() -> u16 {
+#[must_use]
+pub fn free() -> u16 {
     static GIVEN: AtomicU32 = AtomicU32::new(0);
     let start = process::id().wrapping_mul(STRIDE);
     RANGE

@@ -35,13 +35,21 @@ async fn three_nodes_form_a_cluster_whose_quorum_queues_outlive_their_leader() {
     })
     .await;
     let client = connect(&survivor.url()).await;
-    assert_eq!(depth_seen_by_a_client(&client, "q").await, 10);
+    // A leader that is slow to answer is taken for one that has nothing.
+    eventually("its messages are there", BOUND, async || {
+        depth_seen_by_a_client(&client, "q").await == 10
+    })
+    .await;
     publish(&client, "q", 5).await;
-    assert_eq!(survivor.queue_depth("q").await, 15);
+    let has_all = async |node: &Rabbit| node.queue_depth("q").await == 15;
+    eventually("so are the others", BOUND, async || has_all(survivor).await).await;
 
     leader.restart().await;
     cluster.wait_until_whole().await;
-    assert_eq!(leader.queue_depth("q").await, 15);
+    eventually("the old leader tells", BOUND, async || {
+        has_all(&leader).await
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

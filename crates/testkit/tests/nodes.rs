@@ -144,9 +144,12 @@ async fn faults_of_the_node_come_and_go() {
     // An alarm blocks connections that publish.
     rabbit.set_memory_alarm().await;
     let state = async || rabbit.connections().await[0].state.clone();
-    assert_eq!(state().await, "blocking");
+    eventually("the alarm has reached it", BOUND, async || {
+        state().await == "blocking"
+    })
+    .await;
     rabbit.clear_memory_alarm().await;
-    assert_eq!(state().await, "running");
+    eventually("so has its end", BOUND, async || state().await == "running").await;
 
     // Suspended listeners take no new connection, and keep the old ones.
     rabbit.suspend_listeners().await;

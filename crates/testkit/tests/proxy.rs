@@ -1,12 +1,13 @@
 //! The proxy does to a connection exactly what it was told, when it was told.
 
 use std::io::ErrorKind;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
+use wharf_testkit::ports;
 use wharf_testkit::proxy::{Direction, End, Proxy};
 use wharf_testkit::wait::{eventually, within};
 
@@ -113,6 +114,10 @@ async fn dropped_replies_are_lost_and_the_holed_connection_is_reset_afterwards()
             .unwrap(),
         b"up"
     );
+    eventually("the reply is lost", BOUND, async || {
+        proxy.counts().dropped == 2
+    })
+    .await;
     assert_silent(&mut client).await;
 
     proxy.pass().await;
@@ -287,11 +292,7 @@ async fn a_new_target_takes_new_connections_while_old_ones_stay() {
 
 #[tokio::test]
 async fn a_client_of_a_dead_server_is_reset() {
-    let closed = TcpListener::bind("127.0.0.1:0")
-        .await
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let closed = SocketAddr::from((Ipv4Addr::LOCALHOST, ports::free()));
     let proxy = Proxy::to(closed).await;
     assert_born_dead(&proxy).await;
     assert_eq!(proxy.counts().open, 0);

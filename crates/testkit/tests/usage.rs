@@ -12,13 +12,17 @@ static ALLOCATOR: &CountingAllocator = COUNTING;
 
 #[test]
 fn threads_memory_and_allocations_are_seen_to_come_and_go() {
-    let before = Allocations::now();
-    let kept = vec![0_u8; 1_000];
-    let with_one = Allocations::now() - before;
-    assert_eq!((with_one.made, with_one.live_bytes), (1, 1_000));
-    drop(kept);
-    let without = Allocations::now() - before;
-    assert_eq!((without.made, without.live_bytes), (1, 0));
+    // Whoever started this test may still be busy with it the first time.
+    let exact = (0..1_000).any(|_| {
+        let before = Allocations::now();
+        let kept = vec![0_u8; 1_000];
+        let with_one = Allocations::now() - before;
+        drop(kept);
+        let without = Allocations::now() - before;
+        (with_one.made, with_one.live_bytes) == (1, 1_000)
+            && (without.made, without.live_bytes) == (1, 0)
+    });
+    assert!(exact, "a block is never counted as it is");
 
     let small = rss();
     let big = vec![1_u8; 64 * 1024 * 1024];

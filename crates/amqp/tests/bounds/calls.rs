@@ -13,6 +13,7 @@ use wharf_amqp::{
     consumer::{ConsumeError, Consumer, Delivery, Outcome},
     topology::{Queue, Topology},
 };
+use wharf_testkit::wait::eventually;
 
 use crate::{BOUND, FOR_EVER};
 
@@ -237,7 +238,7 @@ pub(crate) fn later_calls(state: State) -> Vec<Call> {
             state.outcomes(&["Err(TimedOut"], &["Ok(Unknown"]),
             |site| async move {
                 let publisher = publisher(&site.cluster).await;
-                publisher.publish(message(&site.queue)).await.unwrap();
+                warm(&publisher, &site).await;
                 async move { publisher.publish(message(&site.queue)).await }
             },
         ),
@@ -248,7 +249,7 @@ pub(crate) fn later_calls(state: State) -> Vec<Call> {
             |site| async move {
                 let builder = Publisher::builder(&site.cluster).window(1);
                 let publisher = builder.deadline(BOUND).build().await.unwrap();
-                publisher.publish(message(&site.queue)).await.unwrap();
+                warm(&publisher, &site).await;
                 async move {
                     let first = publisher.publish(message(&site.queue));
                     let second = publisher.publish(message(&site.queue));
@@ -379,6 +380,17 @@ fn message(queue: &str) -> Message {
 async fn publisher(cluster: &Cluster) -> Publisher {
     let builder = Publisher::builder(cluster).deadline(BOUND);
     builder.build().await.unwrap()
+}
+
+/// Publishes one, and waits until its channel is back in the pool, or there would be none to publish
+/// the next on.
+async fn warm(publisher: &Publisher, site: &Site) {
+    let receipt = publisher.publish(message(&site.queue)).await;
+    assert!(receipt.unwrap().is_confirmed());
+    eventually("the channel is back", FOR_EVER, async || {
+        site.cluster.confirm_channels().status().idle == 1
+    })
+    .await;
 }
 
 async fn patient_publisher(cluster: &Cluster) -> Publisher {

@@ -25,11 +25,11 @@ use common::broker::{Node, Vhost};
 
 use calls::{Call, Later, Site, State, first_calls, later_calls};
 
-/// Every bound that can be set.
-const BOUND: Duration = Duration::from_millis(500);
+/// Every bound that can be set, for the preparations, too.
+const BOUND: Duration = Duration::from_secs(5);
 
 /// What counts as hanging. No heartbeat comes to the rescue before.
-const FOR_EVER: Duration = Duration::from_secs(30);
+const FOR_EVER: Duration = Duration::from_secs(60);
 
 /// Seconds: a connection is found to be dead after twice that.
 const HEARTBEAT: u16 = 60;

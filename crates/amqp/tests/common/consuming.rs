@@ -15,10 +15,10 @@ use lapin::{
     options::{BasicPublishOptions, ExchangeDeclareOptions, QueueBindOptions},
     types::{AMQPValue, FieldTable},
 };
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::timeout};
 use wharf_amqp::{
     Cluster,
-    consumer::{Consumer, ConsumerState, Delivery, Handler, Outcome},
+    consumer::{Consumer, ConsumerState, Delivery, Handler, Outcome, Stats},
 };
 use wharf_testkit::{
     proxy::Proxy,
@@ -190,9 +190,10 @@ impl Probe {
 impl Handler for Probe {
     async fn handle(&self, delivery: Delivery) -> Outcome {
         let id = id(&delivery);
-        self.0.seen.lock().unwrap().push(id);
         let running = self.0.running.fetch_add(1, Ordering::SeqCst) + 1;
         self.0.most.fetch_max(running, Ordering::SeqCst);
+        // Last: what has been seen is running.
+        self.0.seen.lock().unwrap().push(id);
         self.0.leave.acquire().await.unwrap().forget();
         self.0.done.lock().unwrap().push(id);
         self.0.running.fetch_sub(1, Ordering::SeqCst);
@@ -203,6 +204,13 @@ impl Handler for Probe {
 pub(crate) async fn until(consumer: &Consumer, what: &str, is: impl FnMut(&ConsumerState) -> bool) {
     let mut state = consumer.watch();
     within(what, SOON, state.wait_for(is)).await.unwrap();
+}
+
+/// Waits until it has counted so much: what the broker has been told is counted a little later.
+pub(crate) async fn counted(consumer: &Consumer, what: &str, is: impl Fn(&Stats) -> bool) {
+    let counting = eventually(what, 2 * SOON, async || is(&consumer.stats()));
+    let is_so = timeout(SOON, counting).await.is_ok();
+    assert!(is_so, "not {what}: {:?}", consumer.stats());
 }
 
 pub(crate) async fn registered(consumer: &Consumer, times: u64) {

@@ -26,7 +26,7 @@ use wharf_amqp::{Builder, Cluster, Message, PublishError, Publisher, Receipt, la
 use wharf_testkit::{
     checker::{Checker, Verdict},
     proxy::Proxy,
-    wait::{eventually, within},
+    wait::{eventually, eventually_some, within},
 };
 
 use broker::{Connection, Node, Vhost};
@@ -89,7 +89,7 @@ pub(crate) fn quick(urls: &[String]) -> Builder {
 /// A cluster that notices a silent peer soon.
 pub(crate) fn watchful(url: String) -> Builder {
     Cluster::builder([url])
-        .connect_timeout(Duration::from_secs(3))
+        .connect_timeout(Duration::from_secs(10))
         .operation_timeout(Duration::from_secs(15))
         .heartbeat(2)
 }
@@ -194,8 +194,12 @@ pub(crate) async fn published(publisher: &Publisher, count: u64) {
     .await;
 }
 
-/// Waits until no message has a share of the window: it comes back a little after the verdict.
+/// Waits until no message has a share of the window: it comes back a little after the verdict, and
+/// to whoever comes next a little after it is counted.
 pub(crate) async fn none_in_flight(publisher: &Publisher) {
+    let back = publisher.flush(SOON).await;
+    back.expect("every share of the window comes back");
+    // A publisher that is closed does not wait.
     eventually("every share of the window is back", SOON, async || {
         publisher.stats().in_flight == 0
     })
@@ -222,13 +226,18 @@ pub(crate) async fn assert_books(publisher: &Publisher, verdict: &Verdict) {
 
 /// Reads a queue to its end.
 pub(crate) async fn receive_all(cluster: &Cluster, queue: &str, checker: &Checker) {
-    let channel = cluster.channels().get().await.unwrap();
     let passive = QueueDeclareOptions {
         passive: true,
         ..Default::default()
     };
-    let declared = channel.queue_declare(queue.into(), passive, FieldTable::default());
-    let ready = declared.await.unwrap().message_count();
+    // Who closed its connection with others may not have been heard yet.
+    let (channel, ready) = eventually_some("a channel that works", SOON, || async move {
+        let channel = cluster.channels().get().await.ok()?;
+        let declared = channel.queue_declare(queue.into(), passive, FieldTable::default());
+        let ready = declared.await.ok()?.message_count();
+        Some((channel, ready))
+    })
+    .await;
     let options = BasicConsumeOptions {
         no_ack: true,
         ..Default::default()

@@ -31,7 +31,7 @@ const SENT: u64 = 3 * MESSAGES;
 /// place of the lost one, takes messages out of the queue that nobody has processed.
 async fn struck(fault: impl FnOnce(Faults) -> Step, is_sure: bool) {
     let stage = Stage::new().await;
-    let cluster = stage.cluster().heartbeat(1).connect().await.unwrap();
+    let cluster = stage.cluster().heartbeat(3).connect().await.unwrap();
     let probe = Probe::closed();
     let consumer = Consumer::builder(&cluster, "q")
         .prefetch(10)

@@ -34,7 +34,7 @@ async fn exchange(stage: &Stage, publisher: &Publisher) {
 /// An exchange that is struck by such a fault, and its checker's word. The fault must have happened.
 async fn struck(fault: impl FnOnce(Faults) -> Step) {
     let stage = Stage::new().await;
-    let cluster = stage.cluster().heartbeat(1).connect().await.unwrap();
+    let cluster = stage.cluster().heartbeat(3).connect().await.unwrap();
     let publisher = stage.publisher_of(&cluster, 3 * SOON).await;
     let step = fault(stage.publishing());
     exchange(&stage, &publisher).await;

@@ -117,6 +117,8 @@ impl Link {
                     }
                     if traffic == Traffic::DropReplies && direction == Direction::ToClient {
                         self.holed.store(true, Ordering::Relaxed);
+                        self.shared
+                            .count(|counts| counts.dropped += rest.len() as u64);
                         break;
                     }
                     let (portion, takes) = traffic.portion(rest.len());

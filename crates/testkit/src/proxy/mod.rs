@@ -63,6 +63,8 @@ pub struct Counts {
     pub to_server: u64,
     /// Bytes passed on to the client.
     pub to_client: u64,
+    /// Bytes for the client that were thrown away.
+    pub dropped: u64,
     /// Whether the port is open.
     listening: bool,
 }

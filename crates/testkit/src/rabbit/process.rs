@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use crate::wait::eventually;
 
 /// Long for a signal to take effect, short for a person.
-const BOUND: Duration = Duration::from_secs(20);
+const BOUND: Duration = Duration::from_secs(60);
 
 /// Sends a signal. To a process that is gone, it does nothing.
 pub(super) fn signal(process: u32, signal: Signal) {
