@@ -19,6 +19,8 @@ mod common;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const SECOND: Duration = Duration::from_secs(1);
+/// Of real time, where threads are at work.
+const SOON: Duration = Duration::from_secs(20);
 
 static_assertions::assert_impl_all!(Lanes<u32, std::cell::Cell<u32>>: Send, Sync, Unpin);
 static_assertions::assert_impl_all!(wharf_lanes::Push<'static, u32, u32>: Send, Unpin);
@@ -205,7 +207,7 @@ fn what_a_runtime_leaves_behind_goes_to_the_sink() {
             lanes.try_push(key, item).unwrap();
         }
     }
-    runtime.shutdown_timeout(SECOND);
+    runtime.shutdown_timeout(SOON);
     assert_eq!(lanes.try_push(9, 9), Err(PushError::Closed(9)));
     assert!(desk.returned().is_empty());
     drop(lanes);
@@ -237,10 +239,10 @@ fn lanes_whose_runtime_has_ended_hand_out_what_they_have() {
         .build()
         .unwrap();
     lanes.try_push(1, 1).unwrap();
-    first.shutdown_timeout(SECOND);
+    first.shutdown_timeout(SOON);
     second.block_on(async {
-        within("a flush that nobody will end", SECOND, lanes.flush(&1)).await;
-        let closed = within("a close without a runtime", SECOND * 2, lanes.close()).await;
+        within("a flush that nobody will end", SOON, lanes.flush(&1)).await;
+        let closed = within("a close without a runtime", SOON, lanes.close()).await;
         assert_eq!(closed.unwrap_err().left, [(1, vec![1])]);
     });
     drop(lanes);
@@ -268,7 +270,7 @@ fn lanes_need_a_runtime_to_be_made_and_none_to_be_pushed_to() {
         lanes
     });
     let lanes = lanes.join().unwrap();
-    runtime.block_on(async { within("all", SECOND, lanes.close()).await.unwrap() });
+    runtime.block_on(async { within("all", SOON, lanes.close()).await.unwrap() });
     assert_eq!(desk.items_of(1), [1]);
 }
 

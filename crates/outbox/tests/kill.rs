@@ -70,7 +70,10 @@ fn killed_at_any_moment_nothing_accepted_is_lost_and_the_order_is_kept() {
     for round in 0..kills {
         let heard = account.accepted.len();
         let mut child = Process::start(&file, round);
-        child.live_for_a_while(&mut account);
+        match round % 4 {
+            3 => child.live_for_milliseconds(),
+            _ => child.live_until_it_has_accepted(&mut account),
+        }
         child.0.kill().unwrap();
         child.hear_the_rest(&mut account);
         child.0.wait().unwrap();
@@ -120,20 +123,22 @@ impl Process {
         Self(child, lines)
     }
 
-    /// Until so many lines have been heard, or, one time in four, for some milliseconds, in which it
-    /// may not have come to a line.
-    fn live_for_a_while(&mut self, account: &mut Account) {
-        if fastrand::u8(..4) == 0 {
-            // real time: it is another process.
-            thread::sleep(Duration::from_millis(fastrand::u64(..100)));
-            return;
-        }
+    /// In which it may not have come to a line.
+    fn live_for_milliseconds(&self) {
+        // real time: it is another process.
+        thread::sleep(Duration::from_millis(fastrand::u64(..100)));
+    }
+
+    /// Until so many lines have been heard, an acceptance among them: what its predecessors have left
+    /// is delivered while the first commit takes its time.
+    fn live_until_it_has_accepted(&mut self, account: &mut Account) {
+        let before = account.accepted.len();
         let mut left = fastrand::usize(1..300);
-        while left > 0 {
+        while left > 0 || account.accepted.len() == before {
             let mut line = String::new();
             let length = self.1.read_line(&mut line).unwrap();
             assert_ne!(length, 0, "it ended by itself");
-            left -= usize::from(account.read(line.trim_end()));
+            left = left.saturating_sub(usize::from(account.read(line.trim_end())));
         }
         // real time: it is another process.
         thread::sleep(Duration::from_micros(fastrand::u64(..3000)));

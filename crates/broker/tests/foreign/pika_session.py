@@ -616,12 +616,13 @@ def blocked(broker, memory):
     channel.queue_declare(name)
     body = bytes(memory // 4)
     sent = 0
-    while not heard and sent < 8:
+    while not heard and sent * len(body) <= memory:
         channel.basic_publish("", name, body)
         sent += 1
         wait = time.monotonic() + 0.2
         while not heard and time.monotonic() < wait:
             publisher.process_data_events(time_limit=0.05)
+    wait_until(publisher, "blocked above the limit", lambda: heard)
     expect("heard above the limit", heard, [("blocked", "low on memory")])
     expect("others are served", consumer.queue_declare(name, passive=True).method.queue, name)
     for _ in range(sent):

@@ -35,6 +35,13 @@ pub(crate) async fn broker() -> Broker {
     builder().start().await.unwrap()
 }
 
+/// Lets so much time pass at once. Before and after it, the clock is real and waits for nobody's turn.
+pub(crate) async fn pass(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}
+
 impl Wire {
     pub(crate) async fn connect(broker: &Broker) -> Self {
         let socket = TcpStream::connect(broker.addr()).await.unwrap();

@@ -17,8 +17,8 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    BoxError, Codec, Deliver, Delivery, EnqueueError, MessageId, Outbox, Outcome, Raw, Readiness,
-    journal::record::HEADER,
+    BoxError, Codec, Deliver, Delivery, EnqueueError, Left, MessageId, Outbox, Outcome, Raw,
+    Readiness, journal::record::HEADER,
 };
 use trouble::Trouble;
 
@@ -104,6 +104,16 @@ fn outbox(disk: Disk, sink: &Sink) -> Outbox<String, Sink> {
     builder.group_commit(64, Duration::ZERO).build().unwrap()
 }
 
+/// Ends it at once, and waits for its thread, which has the file for as long as its last commit takes.
+async fn end<D>(outbox: Outbox<String, D>) -> Left<String>
+where
+    D: Deliver<String>,
+{
+    let left = within("the end", outbox.close_within(Duration::ZERO)).await;
+    within("the end of its thread", outbox.close()).await;
+    left
+}
+
 fn numbered(range: std::ops::Range<usize>) -> Vec<String> {
     range.map(|number| number.to_string()).collect()
 }
@@ -117,7 +127,7 @@ async fn what_was_accepted_is_there_after_a_restart_in_order_with_its_ids() {
     for text in numbered(0..100) {
         ids.push(within("acceptance", first.post(text)).await.unwrap());
     }
-    let left = within("the end", first.close_within(Duration::ZERO)).await;
+    let left = end(first).await;
     assert_eq!((left.messages.len(), left.stored), (0, 100));
 
     let sink = Sink::default();
@@ -193,7 +203,7 @@ async fn what_does_not_fit_in_memory_is_read_when_its_turn_comes() {
     for text in numbered(200..300) {
         within("acceptance", outbox.post(text)).await.unwrap();
     }
-    let _ = within("the end", outbox.close_within(Duration::ZERO)).await;
+    let _ = end(outbox).await;
     read.store(0, Ordering::Relaxed);
     let outbox = build(&sink);
     within("the first", async {
@@ -234,7 +244,7 @@ async fn records_that_cannot_be_read_are_set_aside_and_keep_nobody_waiting() {
     for text in numbered(0..10) {
         within("acceptance", outbox.post(text)).await.unwrap();
     }
-    let _ = within("the end", outbox.close_within(Duration::ZERO)).await;
+    let _ = end(outbox).await;
     damage(&place.path);
 
     let sink = Sink::default();
@@ -388,7 +398,7 @@ async fn the_file_keeps_to_its_bound_and_to_a_few_times_what_is_in_it() {
     assert!(accepted >= 5, "{accepted}");
     let length = std::fs::metadata(&place.path).unwrap().len();
     assert!(length <= bound + bound / 4 + (1 << 20), "{length} bytes");
-    let _ = within("the end", outbox.close_within(Duration::ZERO)).await;
+    let _ = end(outbox).await;
 }
 
 /// A commit may be in the file though it was reported as failed. Its messages were given back; they
