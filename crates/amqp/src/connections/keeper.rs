@@ -113,7 +113,7 @@ impl Dialler {
                 self.hosts.clear();
                 prepare(cluster, &link).await;
                 // If it is gone again by now, it is found to be lost like any other.
-                cluster.install(gap, link);
+                cluster.install(gap, &link);
                 None
             }
             Err(cause) if cause.is_final() => {

@@ -27,6 +27,10 @@ pub(crate) trait Prepare: Any + Send + Sync {
     /// Must end within the operation timeout; a connection that is lost meanwhile is noticed by
     /// the caller.
     fn prepare<'a>(&'a self, link: &'a Arc<Link>) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+
+    /// It is where everybody finds it. Whoever looked for a connection since it was prepared did
+    /// not.
+    fn installed(&self, link: &Arc<Link>);
 }
 
 pub(crate) struct Shared {
@@ -223,7 +227,7 @@ impl Shared {
         Role::ALL.iter().flat_map(of_role).collect()
     }
 
-    pub(super) fn install(&self, gap: &Gap, link: Arc<Link>) {
+    pub(super) fn install(&self, gap: &Gap, link: &Arc<Link>) {
         let old = {
             let mut links = lock(&self.of(gap.role).links);
             // Looked at under the lock: whoever closes takes away what is there after saying so.
@@ -232,10 +236,13 @@ impl Shared {
                 return;
             }
             // The old one goes when its last channel does.
-            links[gap.place].replace(link)
+            links[gap.place].replace(Arc::clone(link))
         };
         drop(old);
         self.arrivals.send_modify(|arrivals| *arrivals += 1);
+        for preparation in self.preparations() {
+            preparation.installed(link);
+        }
     }
 
     /// All live connections of a role.

@@ -310,6 +310,16 @@ impl Registration {
         );
     }
 
+    /// Declares it on a connection that was ready before the home was lost, unless another was closed
+    /// over it.
+    async fn declare_late(self: Arc<Self>, link: Arc<Link>) {
+        if !*self.is_harmful.lock().await {
+            let deadline = Instant::now() + self.limit;
+            // What it comes to is told by the state.
+            let _ = self.work(link, deadline).await;
+        }
+    }
+
     /// One attempt, and more if another may help and this connection lasts.
     async fn work(
         self: Arc<Self>,
@@ -450,12 +460,28 @@ impl Prepare for Registration {
             }
         })
     }
+
+    fn installed(&self, link: &Arc<Link>) {
+        // Gone is said before another home is looked for: either that look finds this connection,
+        // or this one finds that it is needed.
+        if link.role == Role::Consume
+            && self.standing().is_homeless()
+            && let Some(me) = self.me.upgrade()
+        {
+            io::spawn(me.declare_late(Arc::clone(link)));
+        }
+    }
 }
 
 impl Standing {
     fn home(&self) -> Option<Arc<Link>> {
         let home = self.home.as_ref()?.upgrade()?;
         home.is_live().then_some(home)
+    }
+
+    /// Whether what belonged to a connection is gone with it, and on no other.
+    fn is_homeless(&self) -> bool {
+        matches!(self.own, Outcome::Gone) && self.home().is_none()
     }
 
     fn is_home(&self, link: &Arc<Link>) -> bool {
@@ -517,7 +543,7 @@ async fn retry(registration: Weak<Registration>, link: Arc<Link>) {
 }
 
 /// Forgets what belonged to a connection when that is lost, and has it declared on another if there
-/// is one already; else the next is prepared.
+/// is one already; else on the next.
 async fn move_out(
     registration: Weak<Registration>,
     link: Weak<Link>,
@@ -545,5 +571,91 @@ async fn move_out(
         let deadline = Instant::now() + registration.limit;
         // What it comes to is told by the state.
         let _ = registration.work(link, deadline).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::Semaphore;
+    use wharf_broker::Broker;
+    use wharf_testkit::wait::within;
+
+    use super::{super::entity::Queue, *};
+
+    const SOON: Duration = Duration::from_secs(20);
+
+    /// Longer than the test.
+    const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
+
+    /// Prepares a connection for as long as it is told to.
+    struct Barrier {
+        reached: Semaphore,
+        opened: Semaphore,
+    }
+
+    impl Prepare for Barrier {
+        fn prepare<'a>(
+            &'a self,
+            _: &'a Arc<Link>,
+        ) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
+            Box::pin(async {
+                self.reached.add_permits(1);
+                take(&self.opened).await;
+            })
+        }
+
+        fn installed(&self, _: &Arc<Link>) {}
+    }
+
+    async fn take(permits: &Semaphore) {
+        permits.acquire().await.expect("it stays open").forget();
+    }
+
+    /// The one that was ready had not declared the queues, because their owner was alive, and was
+    /// not found when that died, because nobody could have it yet. The queues were nowhere until
+    /// another was dialled.
+    #[tokio::test]
+    async fn a_connection_that_is_ready_as_the_home_is_lost_takes_over() {
+        let broker = Broker::builder().user("u", "p").start().await.unwrap();
+        let pause = Backoff {
+            min: NEVER,
+            max: NEVER,
+        };
+        let cluster = Cluster::builder([broker.url("u", "p")])
+            .connections(2)
+            .backoff(pause)
+            .connect_lazily()
+            .unwrap();
+        let topology = Topology::new().queue(Queue::temporary("mine"));
+        let declaration = Declaration::register(&cluster, &topology).unwrap();
+        // After the topology: what reaches it has that behind it.
+        let barrier = cluster.shared().prepare_once(
+            |_: &Barrier| false,
+            || {
+                Arc::new(Barrier {
+                    reached: Semaphore::new(0),
+                    opened: Semaphore::new(1),
+                })
+            },
+        );
+        declaration.declare().await.unwrap();
+        let mut name = declaration.watch_queue_name("mine").unwrap();
+        assert!(name.borrow_and_update().is_some());
+        for _ in 0..2 {
+            within("another connection", SOON, take(&barrier.reached)).await;
+        }
+
+        let home = declaration.registration.home().unwrap();
+        home.close(SOON).await;
+        // Whoever forgets the name looks for another connection before the connections' one thread
+        // installs the next.
+        let forgotten = name.wait_for(Option::is_none);
+        within("word of the loss", SOON, forgotten).await.unwrap();
+        barrier.opened.add_permits(1);
+
+        let declared = name.wait_for(Option::is_some);
+        let name = within("another queue", SOON, declared).await.unwrap();
+        let queues = broker.queues("/");
+        assert!(queues.iter().any(|queue| Some(&*queue.name) == name.as_deref()));
     }
 }
