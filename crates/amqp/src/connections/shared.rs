@@ -29,7 +29,7 @@ pub(crate) trait Prepare: Any + Send + Sync {
     fn prepare<'a>(&'a self, link: &'a Arc<Link>) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 
     /// It is where everybody finds it. Whoever looked for a connection since it was prepared did
-    /// not.
+    /// not. Must not wait for anything.
     fn installed(&self, link: &Arc<Link>);
 }
 

@@ -3,6 +3,7 @@
 
 use std::{
     future,
+    pin::pin,
     sync::{Arc, Weak},
     task::Poll,
     time::Duration,
@@ -10,12 +11,11 @@ use std::{
 
 use futures_util::{
     FutureExt, StreamExt,
-    future::{Fuse, FusedFuture},
+    future::{Fuse, FusedFuture, join_all},
 };
 use lapin::types::ShortString;
 use tokio::{
     sync::{oneshot, watch},
-    task::JoinSet,
     time::{Instant, sleep, timeout},
 };
 
@@ -26,7 +26,7 @@ use super::{
     source::Source,
     state::Counters,
 };
-use crate::{connections::Shared, io, telemetry};
+use crate::{connections::Shared, telemetry};
 
 /// A subscription that lived for so long was a success: the next attempt comes at once, and the
 /// pauses begin anew.
@@ -198,8 +198,7 @@ pub(super) async fn run(
         plan,
         begun: Some(begun),
         failures: 0,
-        registrations: Vec::new(),
-        acknowledging: JoinSet::new(),
+        acknowledging: Vec::new(),
     };
     let last = keeper.keep().await;
     keeper.core.inbox.shut();
@@ -224,16 +223,22 @@ struct Keeper {
     begun: Option<Begun>,
     /// Attempts since the last success.
     failures: u32,
-    /// Those that may still have something to tell the broker.
-    registrations: Vec<Weak<Registration>>,
-    acknowledging: JoinSet<bool>,
+    acknowledging: Vec<Acknowledging>,
+}
+
+/// A registration that may still have something to tell the broker.
+struct Acknowledging {
+    registration: Weak<Registration>,
+    /// Whether the broker has had all of it.
+    ended: oneshot::Receiver<bool>,
 }
 
 impl Keeper {
     async fn keep(&mut self) -> ConsumerState {
         loop {
-            let Some(attempt) = self.attempt().await else {
-                self.reap();
+            let attempt = self.attempt().await;
+            self.forget_lost();
+            let Some(attempt) = attempt else {
                 return ConsumerState::Stopped;
             };
             let cause = match attempt {
@@ -287,13 +292,11 @@ impl Keeper {
     }
 
     fn begin(&mut self, registration: &Arc<Registration>) {
-        self.registrations.retain(|old| old.strong_count() > 0);
-        self.registrations.push(Arc::downgrade(registration));
-        self.reap();
         let task = Arc::clone(registration).acknowledge();
-        let ended = registration.link().spawn(task);
-        let ended = async { ended.await.unwrap_or(false) };
-        self.acknowledging.spawn_on(ended, io::handle());
+        self.acknowledging.push(Acknowledging {
+            registration: Arc::downgrade(registration),
+            ended: registration.link().spawn(task),
+        });
         Counters::add(&self.core.counters.registrations, 1);
         self.core.counters.told.subscribed();
         self.core.registered();
@@ -303,9 +306,13 @@ impl Keeper {
         }
     }
 
-    /// Forgets how former registrations ended.
-    fn reap(&mut self) {
-        while self.acknowledging.try_join_next().is_some() {}
+    /// Forgets the registrations that have ended, and those that were lost: that was before any stop
+    /// to come, which is not to wait for their tasks, nor to fail with them.
+    fn forget_lost(&mut self) {
+        self.acknowledging.retain(|acknowledging| {
+            let registration = acknowledging.registration.upgrade();
+            registration.is_some_and(|registration| !registration.is_lost())
+        });
     }
 
     /// Passes on what is delivered. Says why there is no more; none if it was told to leave.
@@ -355,21 +362,19 @@ impl Keeper {
 
     /// Waits for the last verdicts, for as long as they are taken.
     async fn see_off(&mut self) -> bool {
-        let mut had_all = true;
-        let mut closing = false;
-        loop {
-            tokio::select! {
-                ended = self.acknowledging.join_next() => match ended {
-                    Some(ended) => had_all &= ended.unwrap_or(false),
-                    None => return had_all,
-                },
-                () = told(&mut self.orders, Order::Close), if !closing => {
-                    closing = true;
-                    let open = self.registrations.iter().filter_map(Weak::upgrade);
-                    open.for_each(|registration| registration.close());
-                }
+        let acknowledging = self.acknowledging.drain(..);
+        let (registrations, ended): (Vec<_>, Vec<_>) =
+            acknowledging.map(|it| (it.registration, it.ended)).unzip();
+        let mut ended = pin!(join_all(ended));
+        let all = tokio::select! {
+            all = &mut ended => all,
+            () = told(&mut self.orders, Order::Close) => {
+                let open = registrations.iter().filter_map(Weak::upgrade);
+                open.for_each(|registration| registration.close());
+                ended.await
             }
-        }
+        };
+        all.into_iter().all(|had_all| had_all.unwrap_or(false))
     }
 
     fn recover(&mut self, cause: ConsumeError) {
@@ -434,4 +439,105 @@ impl Pump {
 async fn told(orders: &mut watch::Receiver<Order>, order: Order) {
     // The sender is in the core, which the keeper has.
     let _ = orders.wait_for(|told| *told >= order).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use lapin::types::FieldTable;
+    use wharf_broker::Broker;
+    use wharf_testkit::wait::within;
+
+    use super::*;
+    use crate::{Cluster, Topology, topology::Queue};
+
+    const SOON: Duration = Duration::from_secs(20);
+
+    /// A broker, and the keeper of a consumer of a queue there.
+    async fn subscribing() -> (Broker, Keeper) {
+        let broker = Broker::builder().user("u", "p").start().await.unwrap();
+        let cluster = Cluster::builder([broker.url("u", "p")]);
+        let cluster = cluster.connect_lazily().unwrap();
+        let topology = Topology::new().queue(Queue::durable("q"));
+        drop(topology.declare(&cluster).await.unwrap());
+        let core = Core::new(SOON, telemetry::Consuming::new("test", "q"));
+        let keeper = Keeper {
+            orders: core.order.subscribe(),
+            core,
+            cluster: Arc::clone(cluster.shared()),
+            source: Source::new("q".into(), None),
+            plan: Plan {
+                tag: "".into(),
+                prefetch: 1,
+                exclusive: false,
+                arguments: FieldTable::default(),
+                limit: SOON,
+            },
+            begun: None,
+            failures: 0,
+            acknowledging: Vec::new(),
+        };
+        (broker, keeper)
+    }
+
+    async fn subscription(keeper: &mut Keeper) -> (Arc<Registration>, lapin::Consumer) {
+        let attempt = within("an attempt", SOON, keeper.attempt()).await;
+        attempt.expect("nobody told it to leave").unwrap()
+    }
+
+    /// As if it was told during a pause.
+    async fn stop(keeper: &mut Keeper) {
+        keeper.core.leave();
+        let last = within("the stop", SOON, keeper.keep()).await;
+        assert!(matches!(last, ConsumerState::Stopped));
+    }
+
+    /// In place of a task that acknowledges, one that ends when the test says so.
+    fn hold(keeper: &mut Keeper, registration: &Arc<Registration>) -> oneshot::Sender<bool> {
+        let (end, ended) = oneshot::channel();
+        keeper.acknowledging.push(Acknowledging {
+            registration: Arc::downgrade(registration),
+            ended,
+        });
+        end
+    }
+
+    /// Whether such a stop went well depended on whether the task of the lost channel had ended.
+    #[tokio::test]
+    async fn a_stop_during_a_recovery_does_not_ask_how_the_lost_channel_ended() {
+        let (broker, mut keeper) = subscribing().await;
+        let (registration, stream) = subscription(&mut keeper).await;
+        let end = hold(&mut keeper, &registration);
+        broker
+            .faults()
+            .close_channels(406, "PRECONDITION_FAILED - test");
+        let loss = within("the loss", SOON, keeper.receive(&registration, stream)).await;
+        assert!(loss.is_some());
+        stop(&mut keeper).await;
+        // Nobody may be waiting for it.
+        let _ = end.send(false);
+        assert!(within("the end", SOON, keeper.see_off()).await);
+    }
+
+    #[tokio::test]
+    async fn nor_how_one_ended_that_was_lost_as_its_last_deliveries_were_processed() {
+        let (_broker, mut keeper) = subscribing().await;
+        let (registration, _stream) = subscription(&mut keeper).await;
+        let end = hold(&mut keeper, &registration);
+        registration.retire();
+        registration.link().close(SOON).await;
+        stop(&mut keeper).await;
+        let _ = end.send(false);
+        assert!(within("the end", SOON, keeper.see_off()).await);
+    }
+
+    #[tokio::test]
+    async fn but_it_does_ask_how_one_ends_that_is_there() {
+        let (_broker, mut keeper) = subscribing().await;
+        let (registration, _stream) = subscription(&mut keeper).await;
+        let end = hold(&mut keeper, &registration);
+        registration.retire();
+        stop(&mut keeper).await;
+        end.send(false).expect("somebody waits for it");
+        assert!(!within("the end", SOON, keeper.see_off()).await);
+    }
 }

@@ -232,6 +232,11 @@ impl Ledger {
         unsent as u64
     }
 
+    /// Whether it was buried.
+    pub(super) fn is_dead(&self) -> bool {
+        self.phase == Phase::Dead
+    }
+
     fn advance(&mut self, to: Phase) {
         if (self.phase as u8) < to as u8 {
             self.phase = to;

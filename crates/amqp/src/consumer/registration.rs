@@ -132,6 +132,11 @@ impl Registration {
         self.wake.notify_one();
     }
 
+    /// Whether the channel is known to be gone, and with it what was not sent.
+    pub(super) fn is_lost(&self) -> bool {
+        self.ledger().is_dead() || self.link().is_lost()
+    }
+
     fn settle(&self, tag: u64, outcome: Outcome) -> Result<(), Stale> {
         if !self.channel.status().connected() || self.link().is_lost() {
             self.bury();

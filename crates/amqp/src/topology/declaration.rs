@@ -656,6 +656,30 @@ mod tests {
         let declared = name.wait_for(Option::is_some);
         let name = within("another queue", SOON, declared).await.unwrap();
         let queues = broker.queues("/");
-        assert!(queues.iter().any(|queue| Some(&*queue.name) == name.as_deref()));
+        assert!(
+            queues
+                .iter()
+                .any(|queue| Some(&*queue.name) == name.as_deref())
+        );
+    }
+
+    /// Or no connection would live for longer than it takes to install it.
+    #[tokio::test]
+    async fn what_cost_a_connection_is_not_declared_on_one_that_comes_late() {
+        let broker = Broker::builder().user("u", "p").start().await.unwrap();
+        let cluster = Cluster::builder([broker.url("u", "p")]);
+        let cluster = cluster.connect_lazily().unwrap();
+        let link = cluster.shared().link(Role::Consume, usize::MAX);
+        let link = within("a connection", SOON, link).await.unwrap();
+        let topology = Topology::new().queue(Queue::temporary("mine"));
+        let declaration = Declaration::register(&cluster, &topology).unwrap();
+        let registration = declaration.registration;
+        registration.wants_own.store(true, Ordering::Relaxed);
+        for is_harmful in [true, false] {
+            *registration.is_harmful.lock().await = is_harmful;
+            let declared = Arc::clone(&registration).declare_late(Arc::clone(&link));
+            within("an end", SOON, declared).await;
+            assert_eq!(registration.home().is_none(), is_harmful);
+        }
     }
 }
