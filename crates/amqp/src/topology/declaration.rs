@@ -189,7 +189,7 @@ impl Declaration {
             Ok(Err(error)) => return Err(no_link(TopologyErrorKind::Channel(error))),
             Err(_) => return Err(no_link(TopologyErrorKind::Timeout(registration.limit))),
         };
-        let work = Arc::clone(registration).work(link, deadline);
+        let work = Arc::clone(registration).declare_now(link, deadline);
         io::spawn(work)
             .await
             .expect("bug: declaring a topology panicked")
@@ -318,6 +318,23 @@ impl Registration {
             // What it comes to is told by the state.
             let _ = self.work(link, deadline).await;
         }
+    }
+
+    /// Declares it because somebody wants it, whatever it has cost before. If that goes well, it is
+    /// declared on new connections again.
+    async fn declare_now(
+        self: Arc<Self>,
+        link: Arc<Link>,
+        deadline: Instant,
+    ) -> Result<(), TopologyError> {
+        let declared = Arc::clone(&self).work(link, deadline).await;
+        // Where it is being declared on a new connection just now, that decides.
+        if declared.is_ok()
+            && let Ok(mut is_harmful) = self.is_harmful.try_lock()
+        {
+            *is_harmful = false;
+        }
+        declared
     }
 
     /// One attempt, and more if another may help and this connection lasts.
@@ -681,5 +698,23 @@ mod tests {
             within("an end", SOON, declared).await;
             assert_eq!(registration.home().is_none(), is_harmful);
         }
+    }
+
+    /// Once it had cost a connection, new ones came without it, though the broker had been mended and
+    /// it had been declared.
+    #[tokio::test]
+    async fn what_cost_a_connection_and_is_declared_again_comes_with_new_connections_again() {
+        let broker = Broker::builder().user("u", "p").start().await.unwrap();
+        let cluster = Cluster::builder([broker.url("u", "p")]);
+        let cluster = cluster.connect_lazily().unwrap();
+        let topology = Topology::new().queue(Queue::temporary("mine"));
+        let declaration = Declaration::register(&cluster, &topology).unwrap();
+        *declaration.registration.is_harmful.lock().await = true;
+        declaration.declare().await.unwrap();
+        let mut name = declaration.watch_queue_name("mine").unwrap();
+        let first = name.borrow_and_update().clone();
+        declaration.registration.home().unwrap().close(SOON).await;
+        let another = name.wait_for(|name| name.is_some() && *name != first);
+        within("another queue", SOON, another).await.unwrap();
     }
 }
