@@ -274,6 +274,7 @@ async fn a_message_larger_than_the_window_is_under_way_alone() {
         tokio::spawn(publish)
     };
     assert!(publish(1).await.unwrap());
+    none_in_flight(&publisher).await;
     // No verdict comes: whatever is under way stays so.
     stage.proxy.black_hole();
     let three: Vec<_> = (0..3).map(|_| publish(300)).collect();
