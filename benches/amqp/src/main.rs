@@ -20,7 +20,6 @@ const CHOICE: Choice = Choice {
     scenarios: &scenarios::NAMES,
     rounds: 36,
     quick: 3,
-    awake: false,
 };
 
 fn main() -> ExitCode {

@@ -26,7 +26,6 @@ const CHOICE: Choice = Choice {
     scenarios: &Scenario::NAMES,
     rounds: 100,
     quick: 9,
-    awake: false,
 };
 
 fn main() -> ExitCode {

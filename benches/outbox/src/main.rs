@@ -24,7 +24,6 @@ const CHOICE: Choice = Choice {
     scenarios: &["memory", "stored", "cycle", "latency"],
     rounds: 24,
     quick: 3,
-    awake: false,
 };
 
 /// A message of this size, as bytes.

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use contenders::{Burst, Lane, lane, tcp, wharf, zeromq};
 use receiver::Receiver;
-use wharf_race::awake::{Awake, became_loops};
 use wharf_race::lane::Trouble;
 use wharf_race::options::{Choice, Options};
 use wharf_race::quiet::Noise;
@@ -23,7 +22,6 @@ const CHOICE: Choice = Choice {
     scenarios: &["many", "one"],
     rounds: 40,
     quick: 4,
-    awake: true,
 };
 
 /// How long one sends in a slice.
@@ -32,7 +30,7 @@ const SLICE: Duration = Duration::from_millis(200);
 const WHARF: &str = "wharf-peers";
 
 fn main() -> ExitCode {
-    if receiver::received() || became_loops() {
+    if receiver::received() {
         return ExitCode::SUCCESS;
     }
     let options = match Options::parse(&CHOICE) {
@@ -42,7 +40,6 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let _awake = Awake::keep_if(options.awake);
     let mut verdicts = Verdicts::default();
     for name in &options.scenarios {
         if let Err(trouble) = run(name, &options, &mut verdicts) {

@@ -12,8 +12,6 @@ pub mod runtime;
 
 pub mod quiet;
 
-pub mod awake;
-
 pub mod verdict;
 
 pub mod table;

@@ -11,8 +11,6 @@ pub struct Choice {
     pub rounds: usize,
     /// Enough to see a broken promise, not to quote a figure.
     pub quick: usize,
-    /// Whether the processors are [kept awake](crate::awake), unless told otherwise.
-    pub awake: bool,
 }
 
 /// What was asked for.
@@ -22,8 +20,6 @@ pub struct Options {
     pub rounds: usize,
     /// The scenarios, by name.
     pub scenarios: Vec<&'static str>,
-    /// Whether the processors are kept awake.
-    pub awake: bool,
     only: Vec<String>,
     without: Vec<String>,
 }
@@ -43,7 +39,6 @@ impl Options {
         let mut options = Self {
             rounds: choice.rounds,
             scenarios: Vec::new(),
-            awake: choice.awake,
             only: Vec::new(),
             without: Vec::new(),
         };
@@ -59,7 +54,6 @@ impl Options {
                     let known = known.ok_or_else(|| format!("there is no scenario {name}"))?;
                     options.scenarios.push(known);
                 }
-                "--asleep" if choice.awake => options.awake = false,
                 "--only" => options.only.push(value(&word, words.next())?),
                 "--without" => options.without.push(value(&word, words.next())?),
                 _ if word.starts_with('-') => return Err(format!("unknown option {word}")),
@@ -82,9 +76,6 @@ impl Options {
     }
 }
 
-const ASLEEP: &str = "
-  --asleep          processors without anything to do may fall asleep";
-
 fn usage(choice: &Choice) -> String {
     let scenarios = choice.scenarios.join(", ");
     format!(
@@ -95,9 +86,8 @@ usage: [options] [name...]
   --quick           few rounds: enough to see a broken promise, not to quote a figure
   --scenario NAME   only this one ({scenarios}); may be repeated
   --only NAME       only this contender; may be repeated
-  --without NAME    not this contender; may be repeated{}",
-        choice.rounds,
-        if choice.awake { ASLEEP } else { "" }
+  --without NAME    not this contender; may be repeated",
+        choice.rounds
     )
 }
 
@@ -124,7 +114,6 @@ mod tests {
         scenarios: &["publish-100", "publish-1000", "consume"],
         rounds: 50,
         quick: 5,
-        awake: false,
     };
 
     fn read(line: &str) -> Result<Options, String> {
@@ -162,20 +151,6 @@ mod tests {
         ] {
             assert!(read(line).unwrap_err().contains(culprit), "{line}");
         }
-    }
-
-    #[test]
-    fn processors_may_be_let_asleep_where_they_are_kept_awake() {
-        let keeps = Choice {
-            awake: true,
-            ..CHOICE
-        };
-        let read_by =
-            |line: &str| Options::read(&keeps, line.split_whitespace().map(str::to_owned));
-        assert!(read_by("").unwrap().awake);
-        assert!(!read_by("--asleep").unwrap().awake);
-        assert!(!read("").unwrap().awake);
-        assert!(read("--asleep").unwrap_err().contains("--asleep"));
     }
 
     #[test]

@@ -7,8 +7,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::awake::loops;
-
 const LOOKS: usize = 3;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(4);
 
@@ -21,8 +19,7 @@ pub enum Noise {
     /// That threads of this process wait for a processor: for what runs on no more threads than
     /// there are processors.
     Waiting,
-    /// That somebody else runs, besides this process, those with these numbers, and what
-    /// [keeps the processors awake](crate::awake): for what takes
+    /// That somebody else runs, besides this process and those with these numbers: for what takes
     /// turns on the processors with servers of its own.
     Strangers {
         /// The servers.
@@ -47,8 +44,7 @@ impl Noise {
             Self::Waiting => waited(),
             Self::Strangers { servers } => {
                 let mut own = spent("self")?;
-                let loops = loops().map(|(process, _)| process);
-                for server in servers.iter().copied().chain(loops) {
+                for server in servers {
                     own += spent(&server.to_string())?;
                 }
                 Some(busy()?.saturating_sub(own))
@@ -153,14 +149,13 @@ impl Patience {
 
 /// Looks a few times, as a neighbour may just be waiting for its disk.
 fn nobody_runs() -> bool {
-    let own = 1 + loops().map_or(0, |(_, count)| count as u64);
     (0..LOOKS).all(|_| {
         sleep(BETWEEN_LOOKS);
-        running() <= own
+        running() <= 1
     })
 }
 
-/// Threads that run or are ready to, this one and idle loops included (`/proc/loadavg`, the fourth field).
+/// Threads that run or are ready to, this one included (`/proc/loadavg`, the fourth field).
 fn running() -> u64 {
     let load = read_to_string("/proc/loadavg").unwrap_or_default();
     let count = load

@@ -13,7 +13,6 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use wharf_amqp_compare::embedded::served;
-use wharf_race::awake::{Awake, became_loops};
 use wharf_race::options::{Choice, Options};
 use wharf_race::quiet::Noise;
 use wharf_race::race;
@@ -40,7 +39,6 @@ const CHOICE: Choice = Choice {
     ],
     rounds: 24,
     quick: 3,
-    awake: true,
 };
 
 /// What all scenarios share.
@@ -64,7 +62,7 @@ impl Terms<'_> {
 }
 
 fn main() -> ExitCode {
-    if served() || became_loops() {
+    if served() {
         return ExitCode::SUCCESS;
     }
     let options = match Options::parse(&CHOICE) {
@@ -81,7 +79,6 @@ fn main() -> ExitCode {
          time per message is shown for both.\n",
         options.rounds
     );
-    let _awake = Awake::keep_if(options.awake);
     let arena = Arena::two_workers();
     let terms = Terms {
         arena: &arena,
