@@ -184,6 +184,11 @@ impl Builder {
         self.set(|config| config.backoff = backoff)
     }
 
+    /// See [`Config::busy_poll`].
+    pub fn busy_poll(self, longest: Duration) -> Self {
+        self.set(|config| config.busy_poll = longest)
+    }
+
     /// Builds the cluster and waits for its first connection, trying every host once: for at most
     /// the connect timeout each.
     ///
@@ -275,6 +280,9 @@ fn check(config: &Config) -> Result<(), BuildError> {
     let Backoff { min, max } = config.backoff;
     if !is_time(min) || !is_time(max) || max < min {
         return wrong("backoff", "min more than zero, max at least min");
+    }
+    if config.busy_poll > Duration::from_millis(1) {
+        return wrong("busy_poll", "a millisecond at most");
     }
     Ok(())
 }

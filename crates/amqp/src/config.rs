@@ -57,6 +57,12 @@ pub struct Config {
     pub operation_timeout: Duration,
     /// The pauses between rounds of attempts in an outage. Default 100 ms to 5 s.
     pub backoff: Backoff,
+    /// For how long the thread of a connection that publishes or consumes looks again and again for
+    /// what comes, at most, before it sleeps: a millisecond at most. It does while what it waits for has
+    /// come sooner, and nobody else has use for the processor: then a confirm or a delivery is there
+    /// earlier, and costs less than to sleep and be woken would; otherwise processor time is wasted.
+    /// Default zero: never. Without effect but on Unix.
+    pub busy_poll: Duration,
 }
 
 impl Default for Config {
@@ -83,6 +89,7 @@ impl Default for Config {
                 min: Duration::from_millis(100),
                 max: Duration::from_secs(5),
             },
+            busy_poll: Duration::ZERO,
         }
     }
 }

@@ -79,6 +79,7 @@ fn set(config: &mut Config, name: &str, value: &Value) -> Result<(), &'static st
         "connect_timeout" => config.connect_timeout = time(value)?,
         "operation_timeout" => config.operation_timeout = time(value)?,
         "backoff" => config.backoff = backoff(value, config.backoff)?,
+        "busy_poll" => config.busy_poll = time(value)?,
         _ => return Err("is not a setting"),
     }
     Ok(())

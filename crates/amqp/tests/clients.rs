@@ -168,6 +168,10 @@ async fn settings_out_of_bounds_are_told_by_cluster_and_field_and_nobody_is_dial
         (backoff(Duration::ZERO, second), "backoff"),
         (backoff(2 * second, second), "backoff"),
         (backoff(second, Duration::MAX), "backoff"),
+        (
+            with(|config| config.busy_poll = Duration::from_micros(1001)),
+            "busy_poll",
+        ),
     ];
     for (config, field) in wrong {
         // A peer that says nothing would be waited for.
@@ -199,6 +203,7 @@ mod written {
         connect_timeout = "5s"
         operation_timeout = "1m 30s"
         backoff = { min = "50ms", max = "2s" }
+        busy_poll = "150us"
 
         [audit]
         hosts = ["amqp://app:sesame@audit-1:5673/audit?heartbeat=7"]
@@ -235,6 +240,7 @@ mod written {
         assert_eq!(orders.operation_timeout, Duration::from_secs(90));
         assert_eq!(orders.backoff.min, Duration::from_millis(50));
         assert_eq!(orders.backoff.max, Duration::from_secs(2));
+        assert_eq!(orders.busy_poll, Duration::from_micros(150));
     }
 
     #[test]

@@ -114,6 +114,11 @@ impl Builder {
         self.set(|config| config.heartbeat = seconds)
     }
 
+    /// See [`Config::busy_poll`].
+    pub fn busy_poll(self, longest: Duration) -> Self {
+        self.set(|config| config.busy_poll = longest)
+    }
+
     /// Starts the peer. It begins to listen and to connect, and waits for neither: see
     /// [`Peer::listener`] and [`Peer::watch`].
     ///

@@ -181,6 +181,7 @@ impl Dialler {
             name,
             connect_timeout,
             heartbeat,
+            busy_poll,
             ..
         } = &*self.remote.config;
         let address = self.remote.address();
@@ -195,6 +196,7 @@ impl Dialler {
         amqp.password = self.remote.token().reveal().to_owned().into();
         amqp.name = format!("{name} to {}", self.remote.name);
         amqp.heartbeat = *heartbeat;
+        amqp.busy_poll = *busy_poll;
         amqp.connect_timeout = *connect_timeout;
         amqp.operation_timeout = *connect_timeout;
         amqp

@@ -27,13 +27,15 @@ use crate::io as connections;
 pub(super) struct Kit {
     tokio: Tokio,
     thread: Arc<Thread>,
+    busy_poll: Duration,
 }
 
 impl Kit {
-    pub(super) fn new(thread: Arc<Thread>) -> Self {
+    pub(super) fn new(thread: Arc<Thread>, busy_poll: Duration) -> Self {
         Self {
             tokio: Tokio::default().with_handle(connections::handle().clone()),
             thread,
+            busy_poll,
         }
     }
 }
@@ -96,6 +98,10 @@ impl Reactor for Kit {
     ) -> impl Future<Output = io::Result<Stream>> + Send + 'static {
         let connecting = self.tokio.tcp_connect_addr(address);
         let thread = Arc::clone(&self.thread);
-        async move { Ok(Stream::new(connecting.await?.into_inner(), thread)) }
+        let busy_poll = self.busy_poll;
+        async move {
+            let socket = connecting.await?.into_inner();
+            Ok(Stream::new(socket, thread, busy_poll))
+        }
     }
 }

@@ -37,11 +37,12 @@ impl Line {
         tls: OwnedTLSConfig,
         properties: ConnectionProperties,
         limit: Duration,
+        busy_poll: Duration,
     ) -> Result<Self, ConnectError> {
         let deadline = Instant::now() + limit;
         let plug = Plug::default();
         let thread = Arc::<Thread>::default();
-        let runtime = Runtime::new(Kit::new(Arc::clone(&thread)));
+        let runtime = Runtime::new(Kit::new(Arc::clone(&thread), busy_poll));
         // Before lapin hears of it: of each connection that it does not get, it leaves a task behind for
         // good (4.12).
         let connected = timeout_at(deadline, connect(&uri, &tls, &runtime, &plug.socket)).await;

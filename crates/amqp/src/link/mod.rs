@@ -1,5 +1,7 @@
 //! One connection: dialling it, noticing that it is lost or blocked, opening channels on it.
 
+#[cfg(unix)]
+mod busy_poll;
 mod kit;
 mod line;
 #[cfg(unix)]
@@ -118,7 +120,7 @@ impl Link {
         } else {
             OwnedTLSConfig::default()
         };
-        let line = Line::dial(uri, files, properties, limit).await?;
+        let line = Line::dial(uri, files, properties, limit, config.busy_poll).await?;
         let link = Arc::new(Self {
             line: Arc::new(line),
             role,

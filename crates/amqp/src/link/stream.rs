@@ -5,20 +5,22 @@
 //! a connection whose tasks are busy that is a change of threads for everything that arrives. So while
 //! they are, the thread itself waits for the socket, in the place where lapin reads, and for its tasks.
 
-#[cfg(unix)]
-use std::time::Duration;
 use std::{
     io::{self, IoSlice, IoSliceMut},
     net,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use futures_util::io::{AsyncRead, AsyncWrite};
 
 #[cfg(unix)]
-use super::nap::{Bell, Woken};
+use super::{
+    busy_poll::BusyPoll,
+    nap::{Bell, Woken},
+};
 use super::{socket::Socket, thread::Thread};
 
 /// How long the thread waits by itself. What others than its tasks want of lapin, such as a channel,
@@ -32,6 +34,8 @@ pub(super) struct Stream {
     /// Of the first nap and all others.
     #[cfg(unix)]
     bell: Option<Arc<Bell>>,
+    #[cfg(unix)]
+    busy_poll: BusyPoll,
     /// A task was polled since the thread last waited in vain.
     is_lively: bool,
     /// Something was read since the last flush, and lapin has not looked at it yet.
@@ -41,13 +45,21 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    pub(super) fn new(socket: tokio::net::TcpStream, thread: Arc<Thread>) -> Self {
+    /// Looks for up to `busy_poll` before each nap.
+    pub(super) fn new(
+        socket: tokio::net::TcpStream,
+        thread: Arc<Thread>,
+        #[cfg_attr(not(unix), expect(unused_variables, reason = "there are no naps"))]
+        busy_poll: Duration,
+    ) -> Self {
         thread.begin();
         Self {
             socket: Socket::Watched(socket),
             thread,
             #[cfg(unix)]
             bell: None,
+            #[cfg(unix)]
+            busy_poll: BusyPoll::new(busy_poll),
             is_lively: false,
             has_read: false,
             is_full: false,
@@ -95,7 +107,12 @@ impl Stream {
             return Poll::Pending;
         };
         let socket = self.socket.own()?;
-        match self.thread.nap(&bell, socket, NAP)? {
+        let thread = &self.thread;
+        let woken = self.busy_poll.wait(
+            || thread.glance(&bell, socket).transpose(),
+            || thread.nap(&bell, socket, NAP),
+        );
+        match woken? {
             Woken::Rung => return come_again(context),
             Woken::Readable => {}
             Woken::Late => {
@@ -249,7 +266,7 @@ mod tests {
             let (ring, rung) = mpsc::sync_channel(1);
             let waker = Waker::from(Arc::new(Loop(ring)));
             let thread = Arc::<Thread>::default();
-            let stream = Stream::new(socket, Arc::clone(&thread));
+            let stream = Stream::new(socket, Arc::clone(&thread), Duration::ZERO);
             thread.reads(&waker);
             let (polls, of_task) = (Arc::<AtomicU32>::default(), Arc::<Mutex<_>>::default());
             thread.spawn(poll_fn({

@@ -88,6 +88,16 @@ impl Thread {
         true
     }
 
+    /// Whether a nap would be over at once.
+    #[cfg(unix)]
+    pub(super) fn glance(&self, bell: &Bell, socket: &TcpStream) -> io::Result<Option<Woken>> {
+        if !lock(&self.state).woken.is_empty() {
+            return Ok(Some(Woken::Rung));
+        }
+        let woken = bell.nap(socket, Duration::ZERO)?;
+        Ok((woken != Woken::Late).then_some(woken))
+    }
+
     /// Waits in the place of lapin's loop until there is something to read or a task is woken.
     #[cfg(unix)]
     pub(super) fn nap(
@@ -201,7 +211,7 @@ mod tests {
         time::Duration,
     };
     #[cfg(unix)]
-    use std::{net::TcpListener, thread, time::Instant};
+    use std::{io::Write, net::TcpListener, thread, time::Instant};
 
     use tokio::{sync::oneshot, time::timeout};
 
@@ -366,7 +376,7 @@ mod tests {
         rounds: Arc<Loop>,
         bell: Arc<Bell>,
         socket: TcpStream,
-        _peer: TcpStream,
+        peer: TcpStream,
     }
 
     #[cfg(unix)]
@@ -380,7 +390,7 @@ mod tests {
                 rounds,
                 bell: Arc::new(Bell::new().unwrap()),
                 socket,
-                _peer: listener.accept().unwrap().0,
+                peer: listener.accept().unwrap().0,
             }
         }
 
@@ -423,6 +433,23 @@ mod tests {
             assert_eq!(napper.nap(Duration::ZERO), Woken::Late);
         }
         assert!(tasks.iter().all(|task| task.polls() == 101));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_glance_sees_what_would_end_a_nap_at_once_and_takes_nothing_from_the_nap() {
+        let mut napper = Napper::new();
+        let glance = |napper: &Napper| napper.thread.glance(&napper.bell, &napper.socket).unwrap();
+        assert_eq!(glance(&napper), None);
+        let task = Counted::on(&napper.thread);
+        assert_eq!(glance(&napper), Some(Woken::Rung));
+        assert_eq!(napper.nap(SOON), Woken::Rung);
+        napper.thread.round();
+        assert_eq!((glance(&napper), task.polls()), (None, 1));
+        napper.peer.write_all(&[1]).unwrap();
+        // Loopback hands it over before the call returns, or soon.
+        assert_eq!(napper.nap(SOON), Woken::Readable);
+        assert_eq!(glance(&napper), Some(Woken::Readable));
     }
 
     /// However late in a nap a task is woken: the nap says so, or lapin's loop is woken.
