@@ -2,6 +2,7 @@
 
 pub mod contenders;
 pub mod keys;
+pub mod lateness;
 pub mod memory;
 pub mod pace;
 pub mod saturation;

@@ -2,15 +2,19 @@
 
 use std::{
     convert::Infallible,
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use tokio::runtime::Builder;
 use wharf_lanes::{Batch, Failed, Lanes, Reason};
-use wharf_race::spread::quantile;
+use wharf_race::host::Watch;
 
-use crate::{contenders::ITEMS, keys::Scattered};
+use crate::{
+    contenders::ITEMS,
+    keys::Scattered,
+    lateness::{Lateness, Record},
+};
 
 const LINGER: Duration = Duration::from_millis(50);
 
@@ -19,44 +23,32 @@ const KEYS: u64 = 100_000;
 
 const PUSHERS: usize = 2;
 
-/// What was seen.
-#[derive(Debug, Clone, Copy)]
-pub struct Lateness {
-    /// Items a second.
-    pub pace: f64,
-    /// How many batches were flushed by the linger.
-    pub batches: usize,
-    /// In milliseconds.
-    pub p50: f64,
-    /// The same.
-    pub p99: f64,
-    /// The same.
-    pub worst: f64,
-}
+/// The first is the first linger: in its first half nothing is due.
+const SLICE: Duration = LINGER.saturating_mul(2);
 
-/// Two tasks that never pause push for so long; an item is the moment at which it was pushed.
+/// Two tasks that never pause push for so long; an item is the moment at which it was pushed. Tells how
+/// many items a second that were, and how late the batches that the linger flushed.
 ///
 /// # Panics
 ///
-/// If nothing was late.
-pub fn lateness(workers: usize, long: Duration) -> Lateness {
+/// If an item is not handled.
+pub fn lateness(workers: usize, long: Duration) -> (f64, Lateness) {
     let mut builder = match workers {
         1 => Builder::new_current_thread(),
         _ => Builder::new_multi_thread(),
     };
     let runtime = builder.worker_threads(workers.max(1)).enable_all().build();
-    let late = Arc::new(Mutex::new(Vec::<f64>::with_capacity(10_000_000)));
+    let record = Arc::new(Record::in_slices_of(SLICE));
+    let seen = Arc::clone(&record);
+    let slices = (long + LINGER).div_duration_f64(SLICE).ceil() as usize;
     let start = Instant::now();
-    let seen = Arc::clone(&late);
+    let watch = Watch::begin(start, SLICE, slices);
     let items = runtime.expect("a runtime").block_on(async {
         let lanes = Lanes::builder(
             move |batch: Batch<u64, u64>| {
                 if batch.reason() == Reason::Linger {
                     let due = Duration::from_nanos(batch[0]) + LINGER;
-                    let late = start.elapsed().saturating_sub(due);
-                    seen.lock()
-                        .expect("no panic")
-                        .push(late.as_secs_f64() * 1e3);
+                    seen.enter(due, start.elapsed());
                 }
                 async move {
                     drop(batch);
@@ -90,14 +82,6 @@ pub fn lateness(workers: usize, long: Duration) -> Lateness {
         status.accepted
     });
     let pace = items as f64 / start.elapsed().as_secs_f64();
-    let mut late = std::mem::take(&mut *late.lock().expect("no panic"));
-    late.sort_by(f64::total_cmp);
-    let at = |share| quantile(&late, share).expect("some were late");
-    Lateness {
-        pace,
-        batches: late.len(),
-        p50: at(0.5),
-        p99: at(0.99),
-        worst: at(1.0),
-    }
+    let record = Arc::into_inner(record).expect("the handler is gone with its runtime");
+    (pace, Lateness::of(&record.into_slices(), &watch.loud()))
 }

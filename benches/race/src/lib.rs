@@ -12,6 +12,8 @@ pub mod runtime;
 
 pub mod quiet;
 
+pub mod host;
+
 pub mod verdict;
 
 pub mod table;
