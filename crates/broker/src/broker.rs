@@ -20,7 +20,7 @@ use crate::{
     Builder, Local, TooLong,
     engine::{ConnectionStatus, Engine, NAME_MAX, QueueStatus, Settings, User},
     faults::Faults,
-    listener::{Acceptor, Bounds, Hub, keep_time},
+    listener::{Acceptor, Bounds, Hub, Transport, keep_time},
 };
 
 /// What RabbitMQ says when it is shut down.
@@ -39,6 +39,7 @@ pub struct Broker {
     listening: Listening,
     hub: Arc<Hub>,
     addr: SocketAddr,
+    scheme: &'static str,
     vhost: String,
     cut: Cut,
     /// Ends when the tasks of all connections have.
@@ -80,7 +81,9 @@ impl Broker {
         addr: SocketAddr,
         settings: Settings,
         bounds: Bounds,
+        transport: Transport,
     ) -> Self {
+        let scheme = transport.scheme();
         let vhost = settings.vhosts[0].clone();
         let hub = Arc::new(Hub::new(settings));
         let socket = Arc::new(socket);
@@ -90,6 +93,7 @@ impl Broker {
         let acceptor = Acceptor {
             socket: Arc::downgrade(&socket),
             hub: Arc::clone(&hub),
+            transport,
             bounds,
             gone: is_gone,
             cut: is_cut.clone(),
@@ -114,6 +118,7 @@ impl Broker {
             },
             hub,
             addr,
+            scheme,
             vhost,
             alive: ended,
         }
@@ -126,7 +131,8 @@ impl Broker {
     }
 
     /// An AMQP URL of the first virtual host, for this user. A broker that listens on every address
-    /// is reached through the loopback one.
+    /// is reached through the loopback one. With TLS it is `amqps://`, and its host is an address, so that
+    /// the certificate has to be for that.
     #[must_use]
     pub fn url(&self, user: &str, password: &str) -> String {
         self.url_of(user, password, &self.vhost)
@@ -136,7 +142,8 @@ impl Broker {
     #[must_use]
     pub fn url_of(&self, user: &str, password: &str, vhost: &str) -> String {
         format!(
-            "amqp://{}:{}@{}/{}",
+            "{}://{}:{}@{}/{}",
+            self.scheme,
             Escaped(user),
             Escaped(password),
             reachable(self.addr),

@@ -14,7 +14,12 @@ use tokio::{net::TcpListener, sync::Semaphore};
 use crate::{
     Broker,
     engine::{NAME_MAX, Settings, User, VHostLimits},
-    listener::Bounds,
+    listener::{Bounds, Transport},
+};
+#[cfg(feature = "rustls")]
+use {
+    crate::tls::{Tls, Unusable},
+    std::path::PathBuf,
 };
 
 /// Frames may not be limited below this (AMQP 0-9-1, frame-min-size).
@@ -33,6 +38,8 @@ pub struct Builder {
     listen: String,
     settings: Settings,
     bounds: Bounds,
+    #[cfg(feature = "rustls")]
+    tls: Option<Tls>,
     heartbeat: Duration,
 }
 
@@ -53,6 +60,15 @@ pub enum StartError {
     NoUser {
         /// Where it would have listened.
         addr: SocketAddr,
+    },
+    /// A file of [`Builder::tls`] that can not be read, or is not what it is to be.
+    #[cfg(feature = "rustls")]
+    #[error("can not use {} for TLS", path.display())]
+    Tls {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong with it, without a word of what is in it.
+        source: io::Error,
     },
     /// A setting outside its bounds.
     #[error("{setting} must be {must}")]
@@ -95,6 +111,8 @@ impl Builder {
                 pending: 256,
                 send_timeout: Duration::from_secs(15),
             },
+            #[cfg(feature = "rustls")]
+            tls: None,
             heartbeat: Duration::from_secs(60),
         }
     }
@@ -103,6 +121,19 @@ impl Builder {
     /// free one. `127.0.0.1:0` if this is not called.
     pub fn listen(mut self, addr: impl Display) -> Self {
         self.listen = addr.to_string();
+        self
+    }
+
+    /// Speaks TLS (1.2 and 1.3) to all who connect, and to nobody without. The files are read when the
+    /// broker starts: a renewed certificate needs a new start. Clients [in this
+    /// process](Broker::attach) have nothing to do with it.
+    ///
+    /// The handshake of TLS is a part of that which [`handshake_timeout`](Self::handshake_timeout) and
+    /// [`max_pending_connections`](Self::max_pending_connections) bound. Until it is done a connection
+    /// holds at most 64 KiB of what its client has sent.
+    #[cfg(feature = "rustls")]
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.tls = Some(tls);
         self
     }
 
@@ -271,6 +302,7 @@ impl Builder {
     /// Dropping the future leaves nothing behind.
     pub async fn start(mut self) -> Result<Broker, StartError> {
         self.settings.heartbeat = self.check()?;
+        let transport = self.transport()?;
         let bind = |source| StartError::Bind {
             addr: self.listen.clone(),
             source,
@@ -280,7 +312,13 @@ impl Builder {
         SockRef::from(&socket).listen(BACKLOG).map_err(bind)?;
         let addr = socket.local_addr().map_err(bind)?;
         self.complete(addr)?;
-        Ok(Broker::run(socket, addr, self.settings, self.bounds))
+        Ok(Broker::run(
+            socket,
+            addr,
+            self.settings,
+            self.bounds,
+            transport,
+        ))
     }
 
     /// What the engine would be told, for one without sockets.
@@ -328,6 +366,15 @@ impl Builder {
             setting: "heartbeat",
             must: "at most 65,535 seconds",
         })
+    }
+
+    fn transport(&self) -> Result<Transport, StartError> {
+        #[cfg(feature = "rustls")]
+        if let Some(tls) = &self.tls {
+            let unusable = |Unusable { path, source }| StartError::Tls { path, source };
+            return Ok(Transport::Tls(tls.load().map_err(unusable)?));
+        }
+        Ok(Transport::Plain)
     }
 
     /// What goes without saying.

@@ -34,6 +34,9 @@ mod faults;
 
 mod codec;
 
+#[cfg(feature = "rustls")]
+mod tls;
+
 mod engine;
 
 pub use broker::{Broker, StopError};
@@ -44,6 +47,8 @@ pub use local::{
     AckError, CommandError, ConsumeOptions, ConsumerEnd, DeclaredQueue, DeliveryTag, Local,
     LocalConsumer, LocalDelivery, PublishError, QueueOptions, TooLong,
 };
+#[cfg(feature = "rustls")]
+pub use tls::Tls;
 
 pub use amq_protocol::{
     protocol::BasicProperties,

@@ -16,7 +16,7 @@ use tokio::{
     time::sleep,
 };
 
-use super::{Hub, connection::Connection, lobby::Lobby};
+use super::{Hub, Transport, connection::Connection, lobby::Lobby};
 use crate::faults::Admission;
 
 /// Without descriptors there is nothing to do but to wait until somebody closes one.
@@ -38,6 +38,7 @@ pub(crate) struct Bounds {
 pub(crate) struct Acceptor {
     pub(crate) socket: Weak<TcpListener>,
     pub(crate) hub: Arc<Hub>,
+    pub(crate) transport: Transport,
     pub(crate) bounds: Bounds,
     /// Closes when the socket is gone: what waits for a connection does not learn it otherwise.
     pub(crate) gone: watch::Receiver<()>,
@@ -76,6 +77,9 @@ impl Acceptor {
         // Frames are written as they are due; waiting for more of them only adds to the round trip.
         // A socket that can not be told is slower, not wrong.
         let _ = socket.set_nodelay(true);
+        let Ok(socket) = self.transport.socket(socket) else {
+            return;
+        };
         let hub = Arc::clone(&self.hub);
         let (id, kick) = hub.connect();
         let admission = hub.faults.admit(id);

@@ -2,7 +2,6 @@
 
 use std::{
     io::{self, ErrorKind},
-    net::Shutdown,
     sync::Arc,
     time::Duration,
 };
@@ -21,6 +20,7 @@ use super::{
     hub::{Desk, Hub, Kick},
     input::{Input, is_tune_ok},
     lobby::Guest,
+    socket::Socket,
 };
 use crate::{
     codec::{Encoder, frame_len},
@@ -53,7 +53,7 @@ pub(super) struct Connection {
 /// What can be done without waiting, by the connection's task or by whoever has something for the peer.
 #[derive(Debug)]
 struct Post {
-    socket: TcpStream,
+    socket: Socket,
     hub: Arc<Hub>,
     id: ConnectionId,
     /// Never held across an await. Before the engine's lock, never under it.
@@ -121,7 +121,7 @@ enum Next {
 
 impl Connection {
     pub(super) fn new(
-        socket: TcpStream,
+        socket: Socket,
         hub: Arc<Hub>,
         id: ConnectionId,
         kick: Arc<Kick>,
@@ -169,8 +169,13 @@ impl Connection {
                 Ok(Next::Blow(Blow::Silence)) => return self.stay_silent().await,
                 Err(_) => return,
             }
-            if self.wait().await.is_err() {
-                return;
+            match self.wait().await {
+                Ok(()) => {}
+                // Of TLS that was not understood, or of a client that it does not let in. It is told.
+                Err(error) if error.kind() == ErrorKind::InvalidData => {
+                    return self.linger().await;
+                }
+                Err(_) => return,
             }
         }
     }
@@ -178,7 +183,7 @@ impl Connection {
     /// Closes with a reset, so that the peer's connect or first read fails at once.
     pub(super) fn reset(self) {
         // If it can not be set the peer reads an end instead.
-        let _ = SockRef::from(&self.post.socket).set_linger(Some(Duration::ZERO));
+        let _ = SockRef::from(self.post.socket.tcp()).set_linger(Some(Duration::ZERO));
     }
 
     /// Until the engine has something, the socket brings something, or takes something, or the peer
@@ -195,7 +200,7 @@ impl Connection {
                 ready?;
                 work.lock().input.read(socket)
             }
-            () = gone(socket), if !wanted && stalled.is_none() => {
+            () = gone(socket.tcp()), if !wanted && stalled.is_none() => {
                 Err(ErrorKind::UnexpectedEof.into())
             }
             () = at(patience) => Err(ErrorKind::TimedOut.into()),
@@ -207,8 +212,8 @@ impl Connection {
         self.post.disconnect();
         let socket = &self.post.socket;
         let _ = timeout(LINGER, async {
-            end(socket)?;
-            discard(socket).await
+            socket.end().await?;
+            discard(socket.tcp()).await
         })
         .await;
     }
@@ -216,7 +221,7 @@ impl Connection {
     /// The peer has had everything up to here and gets no more.
     fn cut(self) {
         // Everything written is on its way; whether the peer hears of the end is its own affair.
-        let _ = end(&self.post.socket);
+        let _ = self.post.socket.cut();
     }
 
     /// The socket stays open and nothing comes from it any more, whatever the peer does, as if the
@@ -242,7 +247,7 @@ impl Connection {
                 self.kick.kicked().await;
             }
         };
-        let held = discard(socket);
+        let held = discard(socket.tcp());
         tokio::pin!(unheard);
         tokio::pin!(held);
         tokio::select! {
@@ -397,21 +402,14 @@ impl Work {
     }
 
     /// Writes what the socket takes.
-    fn write(&mut self, socket: &TcpStream) -> io::Result<Next> {
+    fn write(&mut self, socket: &Socket) -> io::Result<Next> {
         loop {
             if self.output.bytes_are_written() {
                 self.output.encode(&mut self.tap, &mut self.strike);
-                if self.output.bytes_are_written() {
-                    return Ok(self.written());
-                }
             }
-            let rest = &self.output.bytes[self.output.written..];
-            match socket.try_write(rest) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(taken) => {
-                    self.output.written += taken;
-                    self.output.stalled_since = None;
-                }
+            match self.output.write(socket) {
+                Ok(true) => self.output.stalled_since = None,
+                Ok(false) => return Ok(self.written()),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     self.output.stalled_since.get_or_insert_with(Instant::now);
                     return Ok(Next::Wait);
@@ -465,6 +463,23 @@ impl Outgoing {
         self.bytes_are_written() && self.encoder.is_empty()
     }
 
+    /// Whether the socket took something. If not, there is nothing for it.
+    fn write(&mut self, socket: &Socket) -> io::Result<bool> {
+        if socket.try_flush()? {
+            return Ok(true);
+        }
+        if self.bytes_are_written() {
+            return Ok(false);
+        }
+        match socket.try_write(&self.bytes[self.written..])? {
+            0 => Err(ErrorKind::WriteZero.into()),
+            taken => {
+                self.written += taken;
+                Ok(true)
+            }
+        }
+    }
+
     /// Fills the buffer once it is written out.
     fn encode(&mut self, tap: &mut Tap, strike: &mut Strike) {
         if !self.bytes_are_written() || self.encoder.is_empty() {
@@ -501,11 +516,6 @@ impl Outgoing {
             sent += len;
         }
     }
-}
-
-/// Says that nothing more will be written.
-fn end(socket: &TcpStream) -> io::Result<()> {
-    SockRef::from(socket).shutdown(Shutdown::Write)
 }
 
 /// The protocol header is no frame.

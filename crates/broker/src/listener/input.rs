@@ -7,9 +7,8 @@ use std::{
 
 use amq_protocol::protocol::{AMQPClass, connection::AMQPMethod};
 use bytes::{Bytes, BytesMut};
-use tokio::net::TcpStream;
 
-use super::buffers::Sizing;
+use super::{buffers::Sizing, socket::Socket};
 use crate::{
     codec::{BODY, Decoder, frame_len},
     engine::{Frame, Malformed},
@@ -56,7 +55,7 @@ impl Input {
     }
 
     /// Reads once.
-    pub(super) fn read(&mut self, socket: &TcpStream) -> io::Result<()> {
+    pub(super) fn read(&mut self, socket: &Socket) -> io::Result<()> {
         self.make_room();
         match socket.try_read_buf(&mut self.bytes) {
             Ok(0) => Err(ErrorKind::UnexpectedEof.into()),

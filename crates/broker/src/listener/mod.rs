@@ -7,8 +7,12 @@ mod connection;
 mod hub;
 mod input;
 mod lobby;
+#[cfg(feature = "rustls")]
+mod secured;
+mod socket;
 mod timer;
 
 pub(crate) use accept::{Acceptor, Bounds};
 pub(crate) use hub::{Hub, Kick};
+pub(crate) use socket::Transport;
 pub(crate) use timer::keep_time;
