@@ -1,5 +1,7 @@
 //! Certificates and keys, in a folder of their own.
 
+#![allow(dead_code, reason = "each test file uses its own part of it")]
+
 use std::{
     fs,
     path::{Path, PathBuf},
