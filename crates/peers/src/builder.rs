@@ -5,6 +5,8 @@ use std::{future::Future, sync::Arc, time::Duration};
 use bytes::Bytes;
 use wharf::Backoff;
 
+#[cfg(feature = "rustls")]
+use crate::tls::Tls;
 use crate::{
     config::{Config, Offline, Restarted},
     error::{HandlerError, StartError},
@@ -57,6 +59,12 @@ impl Builder {
     /// See [`Config::other_token`].
     pub fn other_token(self, token: impl Into<Token>) -> Self {
         self.set(|config| config.other_token = Some(token.into()))
+    }
+
+    /// See [`Config::tls`].
+    #[cfg(feature = "rustls")]
+    pub fn tls(self, tls: Tls) -> Self {
+        self.set(|config| config.tls = Some(tls))
     }
 
     /// See [`Config::allow_empty_token`].

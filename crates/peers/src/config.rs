@@ -8,6 +8,8 @@ use std::{
 use thiserror::Error;
 use wharf::Backoff;
 
+#[cfg(feature = "rustls")]
+use crate::tls::Tls;
 use crate::{
     token::Token,
     wire::{Limits, weight},
@@ -51,6 +53,10 @@ pub struct Config {
     /// Others may show this one as well. To change the token of all peers while they run, give each the
     /// new one here, then make it the token of each and keep the old one here, then leave that out.
     pub other_token: Option<Token>,
+    /// How what this peer says and hears is encrypted; all peers do, or none. With the feature `rustls`.
+    /// Default not at all.
+    #[cfg(feature = "rustls")]
+    pub tls: Option<Tls>,
     /// Accept an empty token also where listening, or an address, is not on a loopback interface.
     /// Default false.
     pub allow_empty_token: bool,
@@ -139,6 +145,8 @@ impl Default for Config {
             callers: BTreeSet::new(),
             token: Token::default(),
             other_token: None,
+            #[cfg(feature = "rustls")]
+            tls: None,
             allow_empty_token: false,
             max_packet: 1 << 20,
             window: 4_096,
@@ -227,10 +235,28 @@ impl Config {
         )?;
         let ascends = self.reconnect.min <= self.reconnect.max;
         require(ascends, "reconnect.max", "at least reconnect.min")?;
+        #[cfg(feature = "rustls")]
+        self.validate_tls()?;
         require(
             !self.is_exposed(),
             "token",
             "there, unless all is on loopback",
+        )
+    }
+
+    #[cfg(feature = "rustls")]
+    fn validate_tls(&self) -> Result<(), SettingError> {
+        let Some(tls) = &self.tls else { return Ok(()) };
+        let is_whole = tls.cert_file.is_some() == tls.key_file.is_some();
+        let bound = "there if tls.cert_file is, and only then";
+        require(is_whole, "tls.key_file", bound)?;
+        let is_shown = tls.cert_file.is_some() || self.listen.is_none();
+        require(is_shown, "tls.cert_file", "there if this peer listens")?;
+        let is_checked = tls.ca_file.is_some() || !tls.client_certs;
+        require(
+            is_checked,
+            "tls.ca_file",
+            "there if certificates are demanded",
         )
     }
 
@@ -322,6 +348,28 @@ mod tests {
             config.callers.insert("billing".into());
         });
         assert_eq!(caller, Some("callers"));
+    }
+
+    #[cfg(feature = "rustls")]
+    #[test]
+    fn tls_has_all_the_files_that_it_needs() {
+        let with = |tls: Tls| field(move |config| config.tls = Some(tls));
+        let caller = |tls: Tls| {
+            field(move |config| {
+                config.listen = None;
+                config.tls = Some(tls);
+            })
+        };
+        assert_eq!(with(Tls::new().identity("cert", "key")), None);
+        assert_eq!(with(Tls::new()), Some("tls.cert_file"));
+        assert_eq!(caller(Tls::new()), None);
+        let demanding = Tls::new().identity("cert", "key").client_certs(true);
+        assert_eq!(with(demanding.clone()), Some("tls.ca_file"));
+        assert_eq!(with(demanding.ca_file("ca")), None);
+        let mut half = Tls::new().identity("cert", "key");
+        half.key_file = None;
+        assert_eq!(with(half.clone()), Some("tls.key_file"));
+        assert_eq!(caller(half), Some("tls.key_file"));
     }
 
     #[test]

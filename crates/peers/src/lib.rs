@@ -28,8 +28,8 @@
 //!
 //! # Who may send
 //!
-//! Those in [`Config::peers`] and [`Config::callers`], with the token. Nothing is encrypted: between
-//! machines, use a network that is.
+//! Those in [`Config::peers`] and [`Config::callers`], with the token. Nothing is encrypted unless you say
+//! how (`Config::tls`, with the feature `rustls`): between machines do, or use a network that is.
 //!
 //! Whoever has no token gets nowhere, and holds nobody up: handshakes have their time and their number,
 //! and nothing that is claimed reserves memory. The token is what peers trust each other by. Who has it
@@ -40,6 +40,7 @@
 //! # Features
 //!
 //! - `serde`: [`Config`] can be read.
+//! - `rustls`: TLS, with certificates of your own authority or one that the system trusts.
 
 // Each file imports only files below it in this list, except that a peer and its builder know each
 // other.
@@ -69,6 +70,9 @@ mod error;
 
 mod config;
 
+#[cfg(feature = "rustls")]
+mod tls;
+
 mod token;
 
 mod wire;
@@ -85,4 +89,6 @@ pub use error::{
 };
 pub use peer::Peer;
 pub use ticket::Receipt;
+#[cfg(feature = "rustls")]
+pub use tls::Tls;
 pub use token::Token;

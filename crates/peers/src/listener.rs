@@ -11,6 +11,8 @@ use tokio::{
 };
 use wharf_broker::{Broker, ConsumeOptions, Local, LocalConsumer, QueueOptions, StartError};
 
+#[cfg(feature = "rustls")]
+use crate::tls::Tls;
 use crate::{
     config::Config,
     core::inbound::Inbound,
@@ -119,6 +121,10 @@ where
             for token in std::iter::once(&config.token).chain(&config.other_token) {
                 broker = broker.user(sender, token.reveal());
             }
+        }
+        #[cfg(feature = "rustls")]
+        if let Some(tls) = config.tls.as_ref().and_then(Tls::of_listener) {
+            broker = broker.tls(tls);
         }
         broker.start().await
     }

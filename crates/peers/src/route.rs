@@ -197,6 +197,13 @@ impl Dialler {
         amqp.name = format!("{name} to {}", self.remote.name);
         amqp.heartbeat = *heartbeat;
         amqp.busy_poll = *busy_poll;
+        #[cfg(feature = "rustls")]
+        if let Some(tls) = &self.remote.config.tls {
+            amqp.hosts[0].tls = true;
+            amqp.ca_file.clone_from(&tls.ca_file);
+            amqp.cert_file.clone_from(&tls.cert_file);
+            amqp.key_file.clone_from(&tls.key_file);
+        }
         amqp.connect_timeout = *connect_timeout;
         amqp.operation_timeout = *connect_timeout;
         amqp
