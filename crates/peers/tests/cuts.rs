@@ -27,6 +27,9 @@ const CUTS: u64 = 2_000;
 /// Pairs that are cut at the same time.
 const PAIRS: u64 = 4;
 
+/// Long enough for a connection to be cut as it is made, or somewhat later.
+const BYTES: u64 = 2_000;
+
 /// What every seventh packet comes to.
 fn is_rejected(number: u64) -> bool {
     number % 7 == 3
@@ -39,8 +42,8 @@ struct Receiver {
 }
 
 impl Receiver {
-    async fn start(senders: &[String], checker: &Arc<Checker>) -> Self {
-        let mut builder = peer("receiver").listen("127.0.0.1:0");
+    async fn start(mut builder: Builder, senders: &[String], checker: &Arc<Checker>) -> Self {
+        builder = builder.listen("127.0.0.1:0");
         for sender in senders {
             builder = builder.caller(sender);
         }
@@ -134,7 +137,7 @@ async fn exchange(to: SocketAddr, checker: &Checker) -> (Vec<u8>, Vec<u8>) {
 async fn cut_at_every_frame_of_an_exchange_nothing_is_lost_or_doubled() {
     let checker = Arc::new(Checker::default());
     let names: Vec<String> = (0..1_000).map(|name: u64| name.to_string()).collect();
-    let receiver = Receiver::start(&names, &checker).await;
+    let receiver = Receiver::start(peer("receiver"), &names, &checker).await;
     let to = receiver.addr().await;
     let (there, back) = exchange(to, &checker).await;
     let mut next = 1;
@@ -161,14 +164,32 @@ async fn cut_at_every_frame_of_an_exchange_nothing_is_lost_or_doubled() {
 #[tokio::test]
 async fn cut_at_random_thousands_of_times_nothing_is_lost_or_doubled() {
     let cuts = env::var("WHARF_PEERS_CUTS").map_or(CUTS, |cuts| cuts.parse().unwrap());
+    cut_at_random(cuts, BYTES, |peer| peer).await;
+}
+
+/// A handshake takes some more bytes.
+#[cfg(feature = "rustls")]
+#[tokio::test]
+async fn cut_at_random_under_tls_nothing_is_lost_or_doubled() {
+    let files = common::certs::Files::new();
+    let tls = files.tls("ca.pem", "peer");
+    cut_at_random(CUTS / 10, 4 * BYTES, |peer| peer.tls(tls.clone())).await;
+}
+
+async fn cut_at_random(cuts: u64, bytes: u64, secured: impl Fn(Builder) -> Builder) {
     let checker = Arc::new(Checker::default());
     let names: Vec<String> = (0..PAIRS).map(|name| name.to_string()).collect();
-    let receiver = Receiver::start(&names, &checker).await;
+    let receiver = Receiver::start(secured(peer("receiver")), &names, &checker).await;
     let to = receiver.addr().await;
     let began = Instant::now();
     let pairs = names.iter().map(|name| {
-        let checker = Arc::clone(&checker);
-        async move { be_cut(name, to, cuts.div_ceil(PAIRS), &checker).await }
+        let (checker, secured) = (Arc::clone(&checker), &secured);
+        async move {
+            let proxy = Proxy::to(to).await;
+            let peer = sender(secured(quick(name, &proxy))).await;
+            let cuts = cuts.div_ceil(PAIRS);
+            be_cut(&peer, name, &proxy, (cuts, bytes), &checker).await
+        }
     });
     let sent = join_all(pairs).await;
     for (sender, sent) in (0..).zip(sent) {
@@ -178,10 +199,14 @@ async fn cut_at_random_thousands_of_times_nothing_is_lost_or_doubled() {
     check(&checker);
 }
 
-/// Sends without end while the connection is cut so often. Says how many packets there were.
-async fn be_cut(name: &str, to: SocketAddr, cuts: u64, checker: &Checker) -> u64 {
-    let proxy = Proxy::to(to).await;
-    let peer = sender(quick(name, &proxy)).await;
+/// Sends without end while the connection is cut so often, within so many bytes each time. Says how many packets there were.
+async fn be_cut(
+    peer: &Peer,
+    name: &str,
+    proxy: &Proxy,
+    (cuts, bytes): (u64, u64),
+    checker: &Checker,
+) -> u64 {
     let number: u64 = name.parse().unwrap();
     let is_over = Cell::new(false);
     let cutting = async {
@@ -189,7 +214,7 @@ async fn be_cut(name: &str, to: SocketAddr, cuts: u64, checker: &Checker) -> u64
             proxy.wait_for_connections(nth).await;
             let direction = [Direction::ToServer, Direction::ToClient][fastrand::usize(..2)];
             let how = [End::Cut, End::Reset][fastrand::usize(..2)];
-            proxy.end_after(fastrand::u64(..2_000), direction, how);
+            proxy.end_after(fastrand::u64(..bytes), direction, how);
         }
         proxy.wait_for_connections(cuts + 1).await;
         is_over.set(true);
@@ -198,7 +223,7 @@ async fn be_cut(name: &str, to: SocketAddr, cuts: u64, checker: &Checker) -> u64
         let mut sent = 0;
         while !is_over.get() {
             let next = sent + fastrand::u64(1..40);
-            send(&peer, number, sent..next, checker).await;
+            send(peer, number, sent..next, checker).await;
             sent = next;
         }
         sent

@@ -3,64 +3,13 @@
 
 mod common;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::fs;
 
-use common::{LONG, Seen, address, connected, packet, peer, sender, tap::Tap};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use tempfile::TempDir;
+use common::{LONG, Seen, address, certs::Files, connected, packet, peer, sender, tap::Tap};
 use tokio::time::timeout;
 use wharf_peers::{Builder, Cause, ListenerState, Peer, PeerState, Tls};
 
 const SECRET: &str = "nobody else may read this";
-
-/// Certificates of an authority that the peers trust, and of another.
-struct Files(TempDir);
-
-impl Files {
-    fn new() -> Self {
-        let files = Self(tempfile::tempdir().unwrap());
-        let ours = authority();
-        fs::write(files.at("ca.pem"), ours.pem()).unwrap();
-        fs::write(files.at("other-ca.pem"), authority().pem()).unwrap();
-        issue(&ours, &files.at("peer"), "127.0.0.1");
-        issue(&ours, &files.at("elsewhere"), "elsewhere.example");
-        issue(&authority(), &files.at("stranger"), "127.0.0.1");
-        files
-    }
-
-    fn at(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    /// Trusts this authority, and is this one.
-    fn tls(&self, ca: &str, who: &str) -> Tls {
-        let file = |kind: &str| self.at(&format!("{who}.{kind}"));
-        Tls::new()
-            .ca_file(self.at(ca))
-            .identity(file("pem"), file("key"))
-    }
-
-    fn trusting(&self) -> Tls {
-        Tls::new().ca_file(self.at("ca.pem"))
-    }
-}
-
-fn authority() -> CertifiedIssuer<'static, KeyPair> {
-    let mut params = CertificateParams::new(Vec::new()).unwrap();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
-}
-
-fn issue(authority: &CertifiedIssuer<'static, KeyPair>, at: &Path, host: &str) {
-    let key = KeyPair::generate().unwrap();
-    let params = CertificateParams::new(vec![host.to_owned()]).unwrap();
-    let cert = params.signed_by(&key, authority).unwrap();
-    fs::write(at.with_extension("pem"), cert.pem()).unwrap();
-    fs::write(at.with_extension("key"), key.serialize_pem()).unwrap();
-}
 
 /// A peer that listens and takes what "orders" sends.
 async fn billing(seen: &Seen, tls: Option<Tls>) -> Peer {

@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test program uses some of it")]
 
 pub(crate) mod amqp;
+#[cfg(feature = "rustls")]
+pub(crate) mod certs;
 pub(crate) mod tap;
 
 use std::{sync::Arc, time::Duration};
