@@ -15,17 +15,20 @@ const FIRST: Duration = Duration::from_micros(10);
 
 /// Between two looks others may have the processor. One who keeps it for longer has use for it, and
 /// who then looks waits behind him for as long as his turn takes; who sleeps is woken at once.
-const TAKEN: Duration = Duration::from_micros(200);
+const TAKEN: Duration = Duration::from_micros(500);
 
-/// So long others are left alone who had use for the processor.
-const PAUSE: Duration = Duration::from_millis(100);
+/// So long others are left alone who had use for the processor. It may have been the host of a virtual
+/// machine, which comes and goes. If they have it again sooner than they had been left alone, the next
+/// pause is twice as long, up to this factor.
+const PAUSE: Duration = Duration::from_millis(5);
+const MOST_PAUSES: u32 = 20;
 
 pub(super) struct BusyPoll {
     longest: Duration,
     /// How long it looks the next time.
     next: Duration,
-    /// Until then it does not look.
-    paused: Option<Instant>,
+    /// Until when it does not look, and for how long it will not have.
+    paused: Option<(Instant, Duration)>,
 }
 
 impl BusyPoll {
@@ -64,7 +67,7 @@ impl BusyPoll {
             yield_now();
             let now = Instant::now();
             if now - last > TAKEN {
-                self.paused = Some(now + PAUSE);
+                self.pause(last, now);
                 return None;
             }
             last = now;
@@ -72,9 +75,18 @@ impl BusyPoll {
         None
     }
 
+    /// Somebody else has had the processor in between.
+    fn pause(&mut self, last: Instant, now: Instant) {
+        let pause = match self.paused {
+            Some((until, pause)) if last < until + pause => (2 * pause).min(MOST_PAUSES * PAUSE),
+            _ => PAUSE,
+        };
+        self.paused = Some((now + pause, pause));
+    }
+
     /// It has waited for so long.
     fn learn(&mut self, now: Instant, waited: Duration) {
-        let is_paused = self.paused.is_some_and(|until| now < until);
+        let is_paused = self.paused.is_some_and(|(until, _)| now < until);
         self.next = if is_paused || waited > self.longest {
             Duration::ZERO
         } else {
@@ -144,11 +156,30 @@ mod tests {
             None
         };
         busy_poll.wait(look, || ());
-        let paused = busy_poll.paused.expect("it took long");
-        assert!(paused >= began + PAUSE);
-        busy_poll.learn(paused - Duration::from_nanos(1), LONGEST);
+        let (until, pause) = busy_poll.paused.expect("it took long");
+        assert!(pause == PAUSE && until >= began + PAUSE);
+        busy_poll.learn(until - Duration::from_nanos(1), LONGEST);
         assert_eq!(busy_poll.next, Duration::ZERO);
-        busy_poll.learn(paused, LONGEST);
+        busy_poll.learn(until, LONGEST);
         assert_eq!(busy_poll.next, FIRST);
+    }
+
+    #[test]
+    fn who_has_use_for_it_again_and_again_is_left_alone_for_longer() {
+        let mut busy_poll = BusyPoll::new(LONGEST);
+        let mut now = Instant::now();
+        let mut pause_after = |looking: u32| {
+            let last = now + looking * PAUSE;
+            busy_poll.pause(last, last + TAKEN);
+            let (until, pause) = busy_poll.paused.expect("just now");
+            assert_eq!(until, last + TAKEN + pause);
+            now = until;
+            pause.div_duration_f64(PAUSE)
+        };
+        assert_eq!(
+            [0; 7].map(&mut pause_after),
+            [1., 2., 4., 8., 16., 20., 20.]
+        );
+        assert_eq!([20, 1, 0, 2].map(&mut pause_after), [1., 1., 2., 1.]);
     }
 }
