@@ -16,6 +16,10 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # Features
+//!
+//! - `rustls`: TLS for those who connect, and certificates of theirs, with `Builder::tls`.
 
 // In this order: a file imports only from modules that stand below its own, except that a broker
 // and its builder know each other.

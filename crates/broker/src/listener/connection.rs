@@ -404,9 +404,7 @@ impl Work {
     /// Writes what the socket takes.
     fn write(&mut self, socket: &Socket) -> io::Result<Next> {
         loop {
-            if self.output.bytes_are_written() {
-                self.output.encode(&mut self.tap, &mut self.strike);
-            }
+            self.output.encode(&mut self.tap, &mut self.strike);
             match self.output.write(socket) {
                 Ok(true) => self.output.stalled_since = None,
                 Ok(false) => return Ok(self.written()),

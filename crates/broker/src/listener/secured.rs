@@ -33,7 +33,8 @@ impl Secured {
         &self.tcp
     }
 
-    /// Whether something is decrypted that nobody has read, or the peer has said that it ends.
+    /// Whether something is decrypted that nobody has read, or the peer has said that it ends. The
+    /// socket's readiness says nothing of that.
     pub(super) fn has_unread(&self) -> bool {
         self.session.lock().reader().fill_buf().is_ok()
     }
@@ -118,5 +119,126 @@ impl Write for Raw<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        net::{SocketAddr, TcpStream as Blocking},
+        thread::{self, JoinHandle},
+    };
+
+    use futures_util::FutureExt;
+    use rustls::{
+        ClientConfig, ClientConnection, RootCertStore, StreamOwned, crypto::ring,
+        pki_types::ServerName,
+    };
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::{
+        listener::socket::{Socket, Transport},
+        tls::Tls,
+    };
+
+    type Client = StreamOwned<ClientConnection, Blocking>;
+
+    /// A socket, and a client that does this first.
+    async fn pair<T: Send + 'static>(
+        first: impl FnOnce(Client) -> T + Send + 'static,
+    ) -> (Socket, JoinHandle<T>) {
+        let folder = tempfile::tempdir().unwrap();
+        let (cert, key) = (folder.path().join("cert"), folder.path().join("key"));
+        let names = ["127.0.0.1".to_owned()];
+        let own = rcgen::generate_simple_self_signed(names).unwrap();
+        std::fs::write(&cert, own.cert.pem()).unwrap();
+        std::fs::write(&key, own.signing_key.serialize_pem()).unwrap();
+        let Ok(config) = Tls::new(cert, key).load() else {
+            panic!("not loaded");
+        };
+
+        let mut roots = RootCertStore::empty();
+        roots.add(own.cert.der().clone()).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let client = thread::spawn(move || first(connect(addr, roots)));
+        let (tcp, _) = listener.accept().await.unwrap();
+        (Transport::Tls(config).socket(tcp).unwrap(), client)
+    }
+
+    fn connect(addr: SocketAddr, roots: RootCertStore) -> Client {
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let name = ServerName::try_from("127.0.0.1").unwrap();
+        let session = ClientConnection::new(Arc::new(config), name).unwrap();
+        StreamOwned::new(session, Blocking::connect(addr).unwrap())
+    }
+
+    /// Reads once there is something. Meanwhile it says what TLS has to say.
+    async fn read(socket: &Socket, room: usize) -> BytesMut {
+        let mut bytes = BytesMut::with_capacity(room);
+        loop {
+            socket.readable().await.unwrap();
+            match socket.try_read_buf(&mut bytes) {
+                Ok(_) => return bytes,
+                Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+            }
+            while socket.try_flush().unwrap() {}
+        }
+    }
+
+    #[tokio::test]
+    async fn decrypted_bytes_are_there_to_be_read_when_the_socket_has_no_more() {
+        let (socket, client) = pair(|mut client| {
+            client.write_all(&[7; 10_000]).unwrap();
+            client
+        })
+        .await;
+        assert_eq!(read(&socket, 64).await.len(), 64);
+        let client = client.join().unwrap();
+        // All of it was one record. The runtime learns that the socket is empty.
+        let below = socket.tcp().try_read(&mut [0]);
+        assert_eq!(below.unwrap_err().kind(), ErrorKind::WouldBlock);
+        let rest = read(&socket, 10_000).now_or_never().unwrap();
+        assert_eq!(rest.len(), 10_000 - 64);
+        drop(client);
+        assert!(read(&socket, 64).await.is_empty(), "the end");
+    }
+
+    #[tokio::test]
+    async fn no_more_is_taken_than_the_session_holds_until_the_socket_took_it() {
+        let (socket, client) = pair(|mut client| {
+            client.write_all(b"hello").unwrap();
+            client
+        })
+        .await;
+        assert_eq!(&read(&socket, 64).await[..], b"hello");
+        let mut client = client.join().unwrap();
+        let megabyte = vec![7; 1 << 20];
+        let mut written = 0;
+        let full = loop {
+            match socket.try_flush() {
+                Ok(true) => {}
+                Ok(false) => {
+                    let taken = socket.try_write(&megabyte).unwrap();
+                    assert!((1..=64 << 10).contains(&taken), "{taken}");
+                    written += taken;
+                }
+                Err(error) => break error.kind(),
+            }
+        };
+        assert_eq!(full, ErrorKind::WouldBlock);
+        let reading = thread::spawn(move || {
+            let mut got = Vec::new();
+            client.read_to_end(&mut got).unwrap();
+            got
+        });
+        socket.end().await.unwrap();
+        let got = tokio::task::spawn_blocking(|| reading.join().unwrap());
+        assert_eq!(got.await.unwrap(), vec![7; written]);
     }
 }
