@@ -1,9 +1,6 @@
 //! Whoever reaches the port may send anything. Whatever comes, the broker's memory stays bounded
 //! and another client is served meanwhile.
 
-#[cfg(feature = "rustls")]
-#[path = "tls/files.rs"]
-mod files;
 mod wire;
 
 use std::time::Duration;
@@ -543,30 +540,4 @@ async fn clients_that_log_in_and_fall_silent_by_the_thousand_are_forgotten() {
         bound = siege.held() + MIB / 4;
         drop(silent);
     }
-}
-
-/// Those who are not even at the beginning of AMQP.
-#[cfg(feature = "rustls")]
-#[tokio::test]
-async fn hellos_of_tls_that_are_never_finished_cost_no_more_than_one_may_have() {
-    const CLIENTS: isize = 100;
-    let _alone = ALONE.lock().await;
-    let files = files::Files::new();
-    let broker = builder().tls(files.tls()).start().await.unwrap();
-    let before = Allocations::now();
-    let held = || (Allocations::now() - before).live_bytes / CLIENTS;
-    // A handshake message may have 65,535 bytes; this one says that it has 65,000.
-    let record = |payload: &[u8]| [&[22, 3, 1, 0x17, 0x70], payload].concat();
-    let mut hello = record(&[&[1, 0, 0xfd, 0xe8], &[0; 5_996][..]].concat());
-    hello.extend(record(&[0; 6_000]).repeat(9));
-    let clients = join_all((0..CLIENTS).map(async |_| {
-        let mut client = Wire::connect(&broker).await;
-        client.send_bytes(&hello).await;
-        client
-    }));
-    let clients = clients.await;
-    eventually("nearly all of it is held", BOUND, async || held() > 60_000).await;
-    assert!(held() < 80_000, "{} bytes for each", held());
-    drop(clients);
-    eventually("it is given back", BOUND, async || held() < 5_000).await;
 }
