@@ -1,16 +1,16 @@
 //! Connections over TLS.
 #![cfg(feature = "rustls")]
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, time::Duration};
 
 use futures_util::future::join_all;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use tempfile::TempDir;
 use wharf_amqp::{
     BuildError, Builder, Cluster, Config, ConnectError, Endpoint, Message, Publisher, Receipt,
     lapin::options::QueueDeclareOptions,
 };
 use wharf_testkit::{
+    certs::Authority,
     ports,
     proxy::{Direction, Proxy},
     rabbit::Rabbit,
@@ -18,34 +18,6 @@ use wharf_testkit::{
 };
 
 const SOON: Duration = Duration::from_secs(60);
-
-struct Authority(CertifiedIssuer<'static, KeyPair>);
-
-impl Authority {
-    fn new() -> Self {
-        let mut params = params("authority", None);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().unwrap();
-        Self(CertifiedIssuer::self_signed(params, key).unwrap())
-    }
-
-    /// Writes a certificate for this name and its key.
-    fn issue(&self, folder: &Path, file: &str, name: &str) {
-        let key = KeyPair::generate().unwrap();
-        let cert = params(file, Some(name)).signed_by(&key, &self.0).unwrap();
-        fs::write(folder.join(format!("{file}.pem")), cert.pem()).unwrap();
-        fs::write(folder.join(format!("{file}.key")), key.serialize_pem()).unwrap();
-    }
-}
-
-/// Erlang takes a certificate for self-signed whose issuer is called as its subject, so that each
-/// has a name of its own.
-fn params(subject: &str, name: Option<&str>) -> CertificateParams {
-    let names: Vec<String> = name.map(Into::into).into_iter().collect();
-    let mut params = CertificateParams::new(names).unwrap();
-    params.distinguished_name.push(DnType::CommonName, subject);
-    params
-}
 
 /// A node that wants to see a certificate, and files of those it trusts and does not.
 struct Secure {
@@ -58,12 +30,12 @@ impl Secure {
     async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
-        let ours = Authority::new();
+        let ours = Authority::new("authority");
         ours.issue(folder.path(), "broker", "127.0.0.1");
         ours.issue(folder.path(), "client", "client");
-        Authority::new().issue(folder.path(), "stranger", "client");
-        fs::write(at("ca.pem"), ours.0.pem()).unwrap();
-        fs::write(at("other.pem"), Authority::new().0.pem()).unwrap();
+        Authority::new("authority").issue(folder.path(), "stranger", "client");
+        fs::write(at("ca.pem"), ours.pem()).unwrap();
+        fs::write(at("other.pem"), Authority::new("authority").pem()).unwrap();
         let port = ports::free();
         let conf = format!(
             "listeners.ssl.default = 127.0.0.1:{port}\n\

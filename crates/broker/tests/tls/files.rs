@@ -2,13 +2,8 @@
 
 #![allow(dead_code, reason = "each test file uses its own part of it")]
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{fs, path::PathBuf, sync::Arc};
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::{
     ClientConfig, RootCertStore, SupportedProtocolVersion,
     crypto::ring,
@@ -17,6 +12,7 @@ use rustls::{
 };
 use tempfile::TempDir;
 use wharf_broker::Tls;
+use wharf_testkit::certs::Authority;
 
 /// Of an authority, a broker and a client that it vouches for; a stranger, for whom another does; and
 /// an impostor, for whom one does that goes by its name.
@@ -27,11 +23,11 @@ pub(crate) struct Files {
 impl Files {
     pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let ours = authority("ours");
-        issue(&ours, folder.path(), "broker", "127.0.0.1");
-        issue(&ours, folder.path(), "client", "client");
-        issue(&authority("other"), folder.path(), "stranger", "client");
-        issue(&authority("ours"), folder.path(), "impostor", "client");
+        let ours = Authority::new("ours");
+        ours.issue(folder.path(), "broker", "127.0.0.1");
+        ours.issue(folder.path(), "client", "client");
+        Authority::new("other").issue(folder.path(), "stranger", "client");
+        Authority::new("ours").issue(folder.path(), "impostor", "client");
         fs::write(folder.path().join("ca.pem"), ours.pem()).unwrap();
         Self { folder }
     }
@@ -74,25 +70,4 @@ impl Files {
             }
         })
     }
-}
-
-fn authority(name: &str) -> CertifiedIssuer<'static, KeyPair> {
-    let mut params = params(name, None);
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
-}
-
-/// Writes a certificate for this name and its key.
-fn issue(by: &CertifiedIssuer<'static, KeyPair>, folder: &Path, file: &str, name: &str) {
-    let key = KeyPair::generate().unwrap();
-    let cert = params(file, Some(name)).signed_by(&key, by).unwrap();
-    fs::write(folder.join(format!("{file}.pem")), cert.pem()).unwrap();
-    fs::write(folder.join(format!("{file}.key")), key.serialize_pem()).unwrap();
-}
-
-fn params(subject: &str, name: Option<&str>) -> CertificateParams {
-    let names: Vec<String> = name.map(Into::into).into_iter().collect();
-    let mut params = CertificateParams::new(names).unwrap();
-    params.distinguished_name.push(DnType::CommonName, subject);
-    params
 }

@@ -1,13 +1,10 @@
 //! Certificates.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::PathBuf};
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tempfile::TempDir;
 use wharf_peers::Tls;
+use wharf_testkit::certs::Authority;
 
 /// Certificates of an authority that the peers trust, and of another.
 pub(crate) struct Files(TempDir);
@@ -15,12 +12,13 @@ pub(crate) struct Files(TempDir);
 impl Files {
     pub(crate) fn new() -> Self {
         let files = Self(tempfile::tempdir().unwrap());
-        let ours = authority();
+        let ours = Authority::new("ours");
         fs::write(files.at("ca.pem"), ours.pem()).unwrap();
-        fs::write(files.at("other-ca.pem"), authority().pem()).unwrap();
-        issue(&ours, &files.at("peer"), "127.0.0.1");
-        issue(&ours, &files.at("elsewhere"), "elsewhere.example");
-        issue(&authority(), &files.at("stranger"), "127.0.0.1");
+        fs::write(files.at("other-ca.pem"), Authority::new("other").pem()).unwrap();
+        let folder = files.0.path();
+        ours.issue(folder, "peer", "127.0.0.1");
+        ours.issue(folder, "elsewhere", "elsewhere.example");
+        Authority::new("other").issue(folder, "stranger", "127.0.0.1");
         files
     }
 
@@ -39,18 +37,4 @@ impl Files {
     pub(crate) fn trusting(&self) -> Tls {
         Tls::new().ca_file(self.at("ca.pem"))
     }
-}
-
-fn authority() -> CertifiedIssuer<'static, KeyPair> {
-    let mut params = CertificateParams::new(Vec::new()).unwrap();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
-}
-
-fn issue(authority: &CertifiedIssuer<'static, KeyPair>, at: &Path, host: &str) {
-    let key = KeyPair::generate().unwrap();
-    let params = CertificateParams::new(vec![host.to_owned()]).unwrap();
-    let cert = params.signed_by(&key, authority).unwrap();
-    fs::write(at.with_extension("pem"), cert.pem()).unwrap();
-    fs::write(at.with_extension("key"), key.serialize_pem()).unwrap();
 }
