@@ -60,8 +60,9 @@ pub struct Config {
     /// For how long the thread of a connection that publishes or consumes looks again and again for
     /// what comes, at most, before it sleeps: a millisecond at most. It does while what it waits for has
     /// come sooner, and nobody else has use for the processor: then a confirm or a delivery is there
-    /// earlier, and costs less than to sleep and be woken would; otherwise processor time is wasted.
-    /// Default zero: never. Without effect but on Unix.
+    /// earlier, and costs less than to sleep and be woken would; otherwise processor time is wasted. What
+    /// others want of that connection meanwhile, such as a channel, may wait as much longer. Default
+    /// zero: never. Without effect but on Unix.
     pub busy_poll: Duration,
 }
 

@@ -130,7 +130,8 @@ impl Builder {
     ///
     /// The handshake of TLS is a part of that which [`handshake_timeout`](Self::handshake_timeout) and
     /// [`max_pending_connections`](Self::max_pending_connections) bound. Until it is done a connection
-    /// holds at most 64 KiB of what its client has sent.
+    /// holds at most 64 KiB of what its client has sent. How often strangers may begin one is not bounded,
+    /// and each costs a signature: one with an ECDSA key costs much less than one with RSA.
     #[cfg(feature = "rustls")]
     pub fn tls(mut self, tls: Tls) -> Self {
         self.tls = Some(tls);

@@ -462,12 +462,3 @@ async fn files_that_do_not_fit_are_named_and_not_shown() {
         }
     }
 }
-
-#[tokio::test]
-async fn a_broker_shows_no_key_in_its_debug_output() {
-    let (broker, files) = broker().await;
-    let builder = format!("{:?}", builder().tls(files.tls()));
-    assert!(builder.contains("broker.key"), "{builder}");
-    let shown = format!("{broker:?} {builder}");
-    assert!(!shown.to_lowercase().contains("pkcs8"), "{shown}");
-}

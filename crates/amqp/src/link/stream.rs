@@ -23,8 +23,8 @@ use super::{
 };
 use super::{socket::Socket, thread::Thread};
 
-/// How long the thread waits by itself. What others than its tasks want of lapin, such as a channel,
-/// waits as long.
+/// How long the thread waits by itself, behind as much polling as it is allowed. What others than its
+/// tasks want of lapin, such as a channel, waits as long.
 #[cfg(unix)]
 const NAP: Duration = Duration::from_millis(1);
 

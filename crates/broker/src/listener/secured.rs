@@ -2,7 +2,10 @@
 
 use std::{
     io::{self, BufRead, ErrorKind, IoSlice, Read, Write},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bytes::BytesMut;
@@ -10,14 +13,21 @@ use parking_lot::{Mutex, MutexGuard};
 use rustls::{ServerConfig, ServerConnection};
 use tokio::net::TcpStream;
 
+/// How often one read may turn to the socket, each time for some 4 KiB. Most of what comes fills the buffer
+/// sooner; but a peer may send records of which nothing comes to be read, each of them some work.
+const RECEIVES: usize = 16;
+
 /// What it holds for a peer that is not known yet is bounded by rustls: 64 KiB of a handshake message
 /// that is incomplete, or 18 KiB of a record, and one handshake's answers. It ends those who send
-/// records without bytes, warnings or key updates over and over.
+/// records without bytes, warnings or key updates over and over, but not those who send them by turns, which
+/// is why a read has a share and no more.
 #[derive(Debug)]
 pub(super) struct Secured {
     tcp: TcpStream,
     /// Never held across an await. Nothing else is locked under it.
     session: Mutex<ServerConnection>,
+    /// Whether the last read has turned to the socket as often as it may. Only for whoever reads.
+    is_spent: AtomicBool,
 }
 
 impl Secured {
@@ -26,11 +36,17 @@ impl Secured {
         Ok(Self {
             tcp,
             session: Mutex::new(session),
+            is_spent: AtomicBool::new(false),
         })
     }
 
     pub(super) fn tcp(&self) -> &TcpStream {
         &self.tcp
+    }
+
+    /// Whether others should have their turn before the next read. Forgets it.
+    pub(super) fn is_spent(&self) -> bool {
+        self.is_spent.swap(false, Ordering::Relaxed)
     }
 
     /// Whether something is decrypted that nobody has read, or the peer has said that it ends. The
@@ -39,9 +55,12 @@ impl Secured {
         self.session.lock().reader().fill_buf().is_ok()
     }
 
+    /// Says that it would block as well when it has had its share of the socket and nothing has come of
+    /// it. The socket is still readable then.
     pub(super) fn try_read_buf(&self, bytes: &mut BytesMut) -> io::Result<usize> {
         let mut session = self.session.lock();
         let mut read = 0;
+        let mut receives = 0;
         while bytes.len() < bytes.capacity() {
             let mut reader = session.reader();
             match reader.fill_buf() {
@@ -56,8 +75,14 @@ impl Secured {
                 // AMQP has a close of its own, so an end without TLS's is one as well.
                 Err(error) if error.kind() == ErrorKind::UnexpectedEof => break,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    if receives == RECEIVES {
+                        self.is_spent.store(true, Ordering::Relaxed);
+                        return if read > 0 { Ok(read) } else { Err(error) };
+                    }
+                    receives += 1;
                     match self.receive(&mut session) {
-                        Err(error) if error.kind() == ErrorKind::WouldBlock && read > 0 => break,
+                        // A reset, too, comes behind what was said before it.
+                        Err(error) if error.kind() != ErrorKind::InvalidData && read > 0 => break,
                         received => received?,
                     }
                 }
@@ -125,8 +150,9 @@ impl Write for Raw<'_> {
 #[cfg(test)]
 mod tests {
     use std::{
-        net::{SocketAddr, TcpStream as Blocking},
+        net::{Shutdown, SocketAddr, TcpStream as Blocking},
         thread::{self, JoinHandle},
+        time::Duration,
     };
 
     use futures_util::FutureExt;
@@ -134,6 +160,7 @@ mod tests {
         ClientConfig, ClientConnection, RootCertStore, StreamOwned, crypto::ring,
         pki_types::ServerName,
     };
+    use socket2::SockRef;
     use tokio::net::TcpListener;
 
     use super::*;
@@ -176,6 +203,15 @@ mod tests {
         let name = ServerName::try_from("127.0.0.1").unwrap();
         let session = ClientConnection::new(Arc::new(config), name).unwrap();
         StreamOwned::new(session, Blocking::connect(addr).unwrap())
+    }
+
+    /// What is to be written of it.
+    fn said(session: &mut ClientConnection) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while session.wants_write() {
+            session.write_tls(&mut bytes).unwrap();
+        }
+        bytes
     }
 
     /// Reads once there is something. Meanwhile it says what TLS has to say.
@@ -240,5 +276,63 @@ mod tests {
         socket.end().await.unwrap();
         let got = tokio::task::spawn_blocking(|| reading.join().unwrap());
         assert_eq!(got.await.unwrap(), vec![7; written]);
+    }
+
+    /// Between any two bytes there may be 32 key updates, each of them some work.
+    #[tokio::test]
+    async fn one_read_takes_no_more_of_the_socket_than_its_share_whatever_little_it_brings() {
+        let (socket, client) = pair(|mut client| {
+            client.write_all(b"hello").unwrap();
+            client
+        })
+        .await;
+        assert_eq!(&read(&socket, 64).await[..], b"hello");
+        let mut client = client.join().unwrap();
+        let mut flood = Vec::new();
+        while flood.len() < 160_000 {
+            for _ in 0..32 {
+                client.conn.refresh_traffic_keys().unwrap();
+            }
+            client.conn.writer().write_all(&[0]).unwrap();
+            flood.extend(said(&mut client.conn));
+        }
+        // All of it has room, here if not there.
+        SockRef::from(&client.sock)
+            .set_send_buffer_size(1 << 20)
+            .unwrap();
+        client.sock.write_all(&flood).unwrap();
+        client.sock.shutdown(Shutdown::Write).unwrap();
+        let Socket::Tls(secured) = socket else {
+            panic!("not under TLS")
+        };
+        secured.tcp.readable().await.unwrap();
+        let read = secured.try_read_buf(&mut BytesMut::with_capacity(4_096));
+        assert!(secured.is_spent(), "{read:?}");
+        assert!(!secured.is_spent(), "it forgets that");
+        let mut left = Vec::new();
+        let mut below = secured.tcp.into_std().unwrap();
+        below.set_nonblocking(false).unwrap();
+        below.read_to_end(&mut left).unwrap();
+        let taken = flood.len() - left.len();
+        assert!(taken <= 131_072, "{taken} bytes for {read:?}");
+    }
+
+    #[tokio::test]
+    async fn what_a_client_has_said_before_its_reset_is_read() {
+        let (socket, client) = pair(|mut client| {
+            client.write_all(b"hello").unwrap();
+            client
+        })
+        .await;
+        assert_eq!(&read(&socket, 64).await[..], b"hello");
+        let mut client = client.join().unwrap();
+        client.write_all(b"last words").unwrap();
+        SockRef::from(&client.sock)
+            .set_linger(Some(Duration::ZERO))
+            .unwrap();
+        drop(client);
+        assert_eq!(&read(&socket, 64).await[..], b"last words");
+        let end = socket.try_read_buf(&mut BytesMut::with_capacity(64));
+        assert!(!matches!(end, Ok(1..)), "{end:?}");
     }
 }

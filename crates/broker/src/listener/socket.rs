@@ -11,7 +11,7 @@ use socket2::SockRef;
 use tokio::net::TcpStream;
 
 #[cfg(feature = "rustls")]
-use {super::secured::Secured, rustls::ServerConfig, std::sync::Arc};
+use {super::secured::Secured, rustls::ServerConfig, std::sync::Arc, tokio::task::yield_now};
 
 /// How a listener's connections are spoken over.
 #[derive(Clone)]
@@ -73,10 +73,13 @@ impl Socket {
     /// Until there may be something to read, an end among it.
     pub(super) async fn readable(&self) -> io::Result<()> {
         #[cfg(feature = "rustls")]
-        if let Self::Tls(secured) = self
-            && secured.has_unread()
-        {
-            return Ok(());
+        if let Self::Tls(secured) = self {
+            if secured.is_spent() {
+                yield_now().await;
+            }
+            if secured.has_unread() {
+                return Ok(());
+            }
         }
         self.tcp().readable().await
     }
