@@ -205,6 +205,17 @@ mod tests {
         StreamOwned::new(session, Blocking::connect(addr).unwrap())
     }
 
+    /// A socket, and a client whose handshake is done.
+    async fn greeted() -> (Socket, Client) {
+        let (socket, client) = pair(|mut client| {
+            client.write_all(b"hello").unwrap();
+            client
+        })
+        .await;
+        assert_eq!(&read(&socket, 64).await[..], b"hello");
+        (socket, client.join().unwrap())
+    }
+
     /// What is to be written of it.
     fn said(session: &mut ClientConnection) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -247,13 +258,7 @@ mod tests {
 
     #[tokio::test]
     async fn no_more_is_taken_than_the_session_holds_until_the_socket_took_it() {
-        let (socket, client) = pair(|mut client| {
-            client.write_all(b"hello").unwrap();
-            client
-        })
-        .await;
-        assert_eq!(&read(&socket, 64).await[..], b"hello");
-        let mut client = client.join().unwrap();
+        let (socket, mut client) = greeted().await;
         let megabyte = vec![7; 1 << 20];
         let mut written = 0;
         let full = loop {
@@ -281,13 +286,7 @@ mod tests {
     /// Between any two bytes there may be 32 key updates, each of them some work.
     #[tokio::test]
     async fn one_read_takes_no_more_of_the_socket_than_its_share_whatever_little_it_brings() {
-        let (socket, client) = pair(|mut client| {
-            client.write_all(b"hello").unwrap();
-            client
-        })
-        .await;
-        assert_eq!(&read(&socket, 64).await[..], b"hello");
-        let mut client = client.join().unwrap();
+        let (socket, mut client) = greeted().await;
         let mut flood = Vec::new();
         while flood.len() < 160_000 {
             for _ in 0..32 {
@@ -319,13 +318,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_a_client_has_said_before_its_reset_is_read() {
-        let (socket, client) = pair(|mut client| {
-            client.write_all(b"hello").unwrap();
-            client
-        })
-        .await;
-        assert_eq!(&read(&socket, 64).await[..], b"hello");
-        let mut client = client.join().unwrap();
+        let (socket, mut client) = greeted().await;
         client.write_all(b"last words").unwrap();
         SockRef::from(&client.sock)
             .set_linger(Some(Duration::ZERO))
