@@ -27,10 +27,12 @@ use crate::{
     lateness::Lateness,
 };
 
-/// Looks at a lock that is held, before a thread sleeps. Between two of them it waits twice as long as
-/// before, up to a few microseconds.
+/// Looks at a lock that is held, before a thread sleeps.
 const LOOKS: u32 = 16;
-const LONGEST_WAIT: u32 = 8;
+
+/// Before each look the thread waits twice as long as before the last, this often; then as long, which is a
+/// few microseconds.
+const DOUBLINGS: u32 = 8;
 
 /// Rings for whoever waits.
 pub(crate) type Bell = oneshot::Sender<()>;
@@ -288,7 +290,7 @@ impl<K: Key, T: Send + 'static> Shared<K, T> {
             return core;
         }
         for look in 0..LOOKS {
-            for _ in 0..1 << look.min(LONGEST_WAIT) {
+            for _ in 0..1 << look.min(DOUBLINGS) {
                 std::hint::spin_loop();
             }
             // Looking costs the thread that has it less than trying would.

@@ -450,4 +450,20 @@ mod tests {
         assert_eq!(read.token, Token::from("secret"));
         assert!(toml::from_str::<Config>("nmae = \"x\"").is_err());
     }
+
+    #[cfg(all(feature = "serde", feature = "rustls"))]
+    #[test]
+    fn tls_is_read_from_a_file() {
+        let of =
+            |tls: &str| toml::from_str::<Config>(&format!("busy_poll = \"50us\"\n[tls]\n{tls}"));
+        let read =
+            of("ca_file = \"ca\"\ncert_file = \"cert\"\nkey_file = \"key\"\nclient_certs = true");
+        let read = read.expect("it is understood");
+        assert_eq!(read.busy_poll, Duration::from_micros(50));
+        let tls = read.tls.expect("it is there");
+        let files = [tls.ca_file, tls.cert_file, tls.key_file].map(|file| file.expect("a file"));
+        assert_eq!(files, ["ca", "cert", "key"].map(std::path::PathBuf::from));
+        assert!(tls.client_certs);
+        assert!(of("cert = \"cert\"").is_err());
+    }
 }
